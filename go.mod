@@ -1,0 +1,3 @@
+module github.com/fluxir/fluxir
+
+go 1.26
