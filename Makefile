@@ -1,0 +1,32 @@
+# One line of ## help per target: `make help`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BUILD ?= build/release
+JOBS ?= $(shell nproc)
+export CGO_ENABLED := 1
+
+.PHONY: help deps build test fmt lint clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+build: deps ## the C core (libfluxir_cpu.a) and the programs in bin/
+	@cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release >/dev/null
+	@cmake --build $(BUILD) -j $(JOBS)
+	@mkdir -p bin && go build -o bin/ ./cmd/...
+
+core: deps ## only the C core
+	@cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release >/dev/null
+	@cmake --build $(BUILD) -j $(JOBS)
+
+# oneDNN's headers and library, ninja: the only things that must be there besides Go, gcc and cmake.
+deps:
+	@test -e /usr/include/dnnl.hpp && command -v ninja >/dev/null || \
+	  { echo "installing libdnnl-dev and ninja-build"; sh tools/install_deps.sh; }
+
+test: build ## every test: Go packages and the C core's own
+	@go vet ./...
+	@go test ./...
+
+clean: ## remove build outputs (not data, not runs)
+	@rm -rf build bin bindings/zz_stamp.go

@@ -1,0 +1,102 @@
+// abi.cpp: contexts, buffers and copies of the C ABI, and the host-side rng. Ops are in abi_ops.cpp.
+#include <cstring>
+#include <new>
+
+#include "abi.h"
+
+struct fx_buffer {
+  fx_ctx* ctx;
+  void* data;
+  int64_t bytes;
+};
+
+namespace {
+
+fx_status say(char* message, size_t capacity, fx_status status, const char* text, const char* device) {
+  if (message && capacity > 0) snprintf(message, capacity, "ctx_create: %s: %s", device ? device : "(null)", text);
+  return status;
+}
+
+}  // namespace
+
+extern "C" {
+
+fx_status fx_ctx_create(fx_ctx** ctx, const char* device, int32_t threads, char* message, size_t capacity) {
+  if (!ctx) return say(message, capacity, FX_STATUS_INVALID, "ctx is NULL", device);
+  *ctx = nullptr;
+  if (!device || threads < 0) return say(message, capacity, FX_STATUS_INVALID, "no device name, or negative threads", device);
+  if (strcmp(device, "cpu") != 0)
+    return say(message, capacity, FX_STATUS_UNAVAILABLE, "no such backend in this build; the CPU is called cpu", device);
+  fx_ctx* c = new (std::nothrow) fx_ctx{fx::cpu_backend(), nullptr, threads, 0, 0, {}};
+  if (!c) return say(message, capacity, FX_STATUS_OUT_OF_MEMORY, "out of memory", device);
+  fx_status status = fx::fenced(c, "ctx_create", [&] { return c->backend->create(c, device); });
+  if (status != FX_STATUS_OK) {
+    say(message, capacity, status, c->message, device);
+    delete c;
+    return status;
+  }
+  *ctx = c;
+  return FX_STATUS_OK;
+}
+
+void fx_ctx_destroy(fx_ctx* ctx) {
+  if (!ctx) return;
+  ctx->backend->destroy(ctx);
+  delete ctx;
+}
+
+fx_status fx_ctx_sync(fx_ctx* ctx) {
+  if (!ctx) return FX_STATUS_INVALID;
+  return fx::fenced(ctx, "ctx_sync", [&] { return ctx->backend->sync(ctx); });
+}
+
+const char* fx_ctx_message(const fx_ctx* ctx) { return ctx ? ctx->message : "ctx is NULL"; }
+
+fx_status fx_ctx_get_info(fx_ctx* ctx, fx_ctx_info* info) {
+  if (!ctx || !info) return FX_STATUS_INVALID;
+  memset(info, 0, sizeof *info);
+  info->threads = ctx->threads;
+  info->allocated = ctx->allocated;
+  info->peak = ctx->peak;
+  return fx::fenced(ctx, "ctx_get_info", [&] { return ctx->backend->get_info(ctx, info); });
+}
+
+fx_status fx_buffer_create(fx_ctx* ctx, fx_buffer** buffer, int64_t bytes) {
+  if (!ctx || !buffer) return FX_STATUS_INVALID;
+  *buffer = nullptr;
+  if (bytes <= 0) return fx::fail(ctx, FX_STATUS_INVALID, "buffer_create: bytes: got %lld want > 0", (long long)bytes);
+  return fx::fenced(ctx, "buffer_create", [&]() -> fx_status {
+    fx_buffer* b = new fx_buffer{ctx, nullptr, bytes};
+    fx_status status = ctx->backend->allocate(ctx, &b->data, bytes);
+    if (status != FX_STATUS_OK) {
+      delete b;
+      return status;
+    }
+    *buffer = b;
+    return FX_STATUS_OK;
+  });
+}
+
+void fx_buffer_destroy(fx_buffer* buffer) {
+  if (!buffer) return;
+  buffer->ctx->backend->release(buffer->ctx, buffer->data, buffer->bytes);
+  delete buffer;
+}
+
+void* fx_buffer_data(const fx_buffer* buffer) { return buffer ? buffer->data : nullptr; }
+
+fx_status fx_copy_to_device(fx_ctx* ctx, void* device, const void* host, int64_t bytes) {
+  if (!ctx) return FX_STATUS_INVALID;
+  if (bytes == 0) return FX_STATUS_OK;
+  if (!device || !host || bytes < 0) return fx::fail(ctx, FX_STATUS_INVALID, "copy_to_device: NULL address or negative size");
+  return fx::fenced(ctx, "copy_to_device", [&] { return ctx->backend->copy_to_device(ctx, device, host, bytes); });
+}
+
+fx_status fx_copy_to_host(fx_ctx* ctx, void* host, const void* device, int64_t bytes) {
+  if (!ctx) return FX_STATUS_INVALID;
+  if (bytes == 0) return FX_STATUS_OK;
+  if (!device || !host || bytes < 0) return fx::fail(ctx, FX_STATUS_INVALID, "copy_to_host: NULL address or negative size");
+  return fx::fenced(ctx, "copy_to_host", [&] { return ctx->backend->copy_to_host(ctx, host, device, bytes); });
+}
+
+}  // extern "C"

@@ -1,0 +1,124 @@
+// backend_cpu.cpp: the CPU backend's memory verbs and its table, filled from the tier that cpuid.cpp chose.
+#include <sched.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "cpu.h"
+#include "onednn.h"
+
+namespace fx {
+namespace {
+
+struct CpuState {
+  Tier tier;
+  void* scratch;
+  int64_t scratch_bytes;
+  char processor[96];
+};
+
+CpuState* state(fx_ctx* ctx) { return static_cast<CpuState*>(ctx->state); }
+
+void count(fx_ctx* ctx, int64_t bytes) {
+  ctx->allocated += bytes;
+  if (ctx->allocated > ctx->peak) ctx->peak = ctx->allocated;
+}
+
+void* aligned(int64_t bytes) { return aligned_alloc(64, size_t(bytes + 63) / 64 * 64); }
+
+void read_processor(char* name, size_t capacity) {
+  snprintf(name, capacity, "unknown processor");
+  FILE* f = fopen("/proc/cpuinfo", "r");
+  if (!f) return;
+  char line[256];
+  while (fgets(line, sizeof line, f)) {
+    if (strncmp(line, "model name", 10) != 0) continue;
+    const char* value = strchr(line, ':');
+    if (!value) break;
+    snprintf(name, capacity, "%s", value + 2);
+    name[strcspn(name, "\n")] = 0;
+    break;
+  }
+  fclose(f);
+}
+
+int available_cores() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+  int n = CPU_COUNT(&set);
+  return n > 0 ? n : 1;
+}
+
+fx_status create(fx_ctx* ctx, const char*) {
+  CpuState* s = new CpuState{detect_tier(), nullptr, 0, {}};
+  read_processor(s->processor, sizeof s->processor);
+  ctx->state = s;
+  if (ctx->threads == 0) ctx->threads = available_cores();
+  onednn_limit(s->tier);
+  return FX_STATUS_OK;
+}
+
+void destroy(fx_ctx* ctx) {
+  free(state(ctx)->scratch);
+  delete state(ctx);
+}
+
+fx_status sync(fx_ctx*) { return FX_STATUS_OK; }
+
+fx_status get_info(fx_ctx* ctx, fx_ctx_info* info) {
+  snprintf(info->device, sizeof info->device, "cpu");
+  snprintf(info->name, sizeof info->name, "%s", state(ctx)->processor);
+  snprintf(info->isa, sizeof info->isa, "%s", tier_name(state(ctx)->tier));
+  onednn_version(info->libraries, sizeof info->libraries);
+  return FX_STATUS_OK;
+}
+
+fx_status allocate(fx_ctx* ctx, void** data, int64_t bytes) {
+  *data = aligned(bytes);
+  if (!*data) return fail(ctx, FX_STATUS_OUT_OF_MEMORY, "buffer_create: %lld bytes of host memory not available", (long long)bytes);
+  count(ctx, bytes);
+  return FX_STATUS_OK;
+}
+
+void release(fx_ctx* ctx, void* data, int64_t bytes) {
+  free(data);
+  count(ctx, -bytes);
+}
+
+fx_status copy(fx_ctx*, void* to, const void* from, int64_t bytes) {
+  memcpy(to, from, size_t(bytes));
+  return FX_STATUS_OK;
+}
+
+fx_backend make(Tier tier) {
+  fx_backend b{FX_ABI_VERSION, "cpu", create, destroy, sync, get_info, allocate, release, copy, copy, {}};
+  switch (tier) {
+    case Tier::generic: generic::fill_ops(&b.ops); break;
+    case Tier::avx2: avx2::fill_ops(&b.ops); break;
+    case Tier::avx512: avx512::fill_ops(&b.ops); break;
+  }
+  return b;
+}
+
+}  // namespace
+
+void* workspace(fx_ctx* ctx, int64_t bytes) {
+  CpuState* s = state(ctx);
+  if (bytes <= s->scratch_bytes) return s->scratch;
+  free(s->scratch);
+  count(ctx, -s->scratch_bytes);
+  s->scratch_bytes = 0;
+  s->scratch = aligned(bytes);
+  if (!s->scratch) throw std::bad_alloc();
+  s->scratch_bytes = bytes;
+  count(ctx, bytes);
+  return s->scratch;
+}
+
+const fx_backend* cpu_backend() {
+  static const fx_backend backends[] = {make(Tier::generic), make(Tier::avx2), make(Tier::avx512)};
+  return &backends[int(detect_tier())];
+}
+
+}  // namespace fx

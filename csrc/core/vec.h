@@ -1,0 +1,143 @@
+// vec.h: the vector vocabulary of the CPU kernels: 16 lanes of f32, on GCC's vector extension, which the compiler lowers to one zmm, two ymm
+// or four xmm registers. One source for all tiers; the avx512 tier names the bf16 conversion instruction.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+#define FX_INLINE inline __attribute__((always_inline))
+
+namespace fx::FX_TIER {
+
+typedef float vf __attribute__((vector_size(64)));
+typedef int32_t vi __attribute__((vector_size(64)));
+typedef uint32_t vu __attribute__((vector_size(64)));
+typedef uint16_t vh __attribute__((vector_size(32)));
+constexpr int kLanes = 16;
+
+struct bf16 {
+  uint16_t bits;
+};
+
+FX_INLINE float to_float(float x) { return x; }
+FX_INLINE float to_float(bf16 x) {
+  uint32_t u = uint32_t(x.bits) << 16;
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+// Round to nearest even; NaN stays NaN.
+FX_INLINE bf16 to_bf16(float x) {
+  uint32_t u;
+  memcpy(&u, &x, 4);
+  if ((u & 0x7fffffff) > 0x7f800000) return {uint16_t((u >> 16) | 0x40)};
+  return {uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16)};
+}
+FX_INLINE void put(float* p, float x) { *p = x; }
+FX_INLINE void put(bf16* p, float x) { *p = to_bf16(x); }
+
+FX_INLINE vf splat(float x) { return vf{} + x; }
+
+FX_INLINE vf load(const float* p) {
+  vf v;
+  memcpy(&v, p, 64);
+  return v;
+}
+FX_INLINE vf load(const bf16* p) {
+  vh h;
+  memcpy(&h, p, 32);
+  return (vf)(__builtin_convertvector(h, vu) << 16);
+}
+FX_INLINE void store(float* p, vf v) { memcpy(p, &v, 64); }
+FX_INLINE void store(bf16* p, vf v) {
+#if defined(__AVX512BF16__)
+  __m256bh h = _mm512_cvtneps_pbh((__m512)v);
+  memcpy(p, &h, 32);
+#else
+  vu u = (vu)v;
+  vu nan = (vu)((u & 0x7fffffff) > 0x7f800000);
+  vu rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+  vh h = __builtin_convertvector((nan & ((u >> 16) | 0x40)) | (~nan & rounded), vh);
+  memcpy(p, &h, 32);
+#endif
+}
+// The first n (< 16) lanes; the rest is 0 on load and untouched on store.
+template <class T>
+FX_INLINE vf load_n(const T* p, int64_t n) {
+  T tail[kLanes] = {};
+  memcpy(tail, p, n * sizeof(T));
+  return load(tail);
+}
+template <class T>
+FX_INLINE void store_n(T* p, vf v, int64_t n) {
+  T tail[kLanes];
+  store(tail, v);
+  memcpy(p, tail, n * sizeof(T));
+}
+
+// Runs body(offset, lanes) over n elements: full vectors, then one tail with lanes < 16. Body uses load_some / store_some.
+template <class F>
+FX_INLINE void for_lanes(int64_t n, const F& body) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) body(i, kLanes);
+  if (i < n) body(i, n - i);
+}
+template <class T>
+FX_INLINE vf load_some(const T* p, int64_t lanes) {
+  return lanes == kLanes ? load(p) : load_n(p, lanes);
+}
+template <class T>
+FX_INLINE void store_some(T* p, vf v, int64_t lanes) {
+  if (lanes == kLanes)
+    store(p, v);
+  else
+    store_n(p, v, lanes);
+}
+
+FX_INLINE vf select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
+FX_INLINE vf min(vf a, vf b) { return select(a < b, a, b); }
+FX_INLINE vf max(vf a, vf b) { return select(a > b, a, b); }
+FX_INLINE vf abs(vf a) { return (vf)((vi)a & 0x7fffffff); }
+
+// Sum of the lanes, always in the same tree.
+FX_INLINE float sum(vf v) {
+  float t[kLanes];
+  memcpy(t, &v, 64);
+  for (int w = 8; w > 0; w /= 2)
+    for (int i = 0; i < w; i++) t[i] += t[i + w];
+  return t[0];
+}
+FX_INLINE float max_lane(vf v) {
+  float t[kLanes];
+  memcpy(t, &v, 64);
+  for (int w = 8; w > 0; w /= 2)
+    for (int i = 0; i < w; i++) t[i] = t[i] > t[i + w] ? t[i] : t[i + w];
+  return t[0];
+}
+
+// e^x within 2 ulp for x in [-87, 88]; below it is 0, above it is inf. exp2 by range reduction and a degree-6 polynomial (Cephes' constants).
+FX_INLINE vf exp(vf x) {
+  vf clamped = min(max(x, splat(-87.33654f)), splat(88.72283f));
+  vf n = clamped * 1.44269504f;
+  n = (n + 12582912.0f) - 12582912.0f;  // round to nearest: 1.5·2^23
+  vf r = clamped - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  vf p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  vi e = __builtin_convertvector(n, vi);
+  vi half = e >> 1;  // 2^128 does not fit one exponent: scale in two steps
+  vf y = p * (vf)((half + 127) << 23) * (vf)((e - half + 127) << 23);
+  y = select(x < -87.33654f, vf{}, y);
+  y = select(x > 88.72283f, splat(__builtin_inff()), y);
+  return select(x == x, y, x);
+}
+FX_INLINE vf sigmoid(vf x) { return 1.0f / (1.0f + exp(-x)); }
+
+}  // namespace fx::FX_TIER

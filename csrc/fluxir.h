@@ -1,0 +1,301 @@
+/* fluxir.h: the C ABI of fluxir. The only header that Go, tests and backends include.
+ *
+ * Path: Go -> this ABI -> core/abi*.cpp (checks) -> one backend's table (core/backend.h) -> csrc/<op>.cpp or cuda/<op>.cu.
+ *
+ * Handles. fx_ctx is one device with one stream of work; it has one caller at a time, and the caller keeps to one OS thread
+ * (libgomp and CUDA keep per-thread state). fx_buffer owns bytes on that device; fx_tensor describes a view and owns nothing. Who
+ * creates frees. Ops are ordered; on the CPU they are finished on return, on CUDA after fx_ctx_sync.
+ *
+ * Errors. Every function returns an fx_status and never aborts, exits, prints or throws. The message is in the ctx
+ * (fx_ctx_message): `op: what was wrong: got [..] want [..]`. Functions without a ctx take (char* message, size_t capacity).
+ *
+ * Shapes. Row-major, outermost first, as PyTorch documents them. B batch, L tokens (T text + N image), H heads, D head dim,
+ * C channels, Y X pixels. Attention [B,L,H,D]; images [B,Y,X,C] (channels last); weights as in the checkpoint, [out,in] and [out,in,ky,kx].
+ * Strides are in elements; the last dimension is contiguous (stride 1) unless an op says otherwise; the other strides are free, so views
+ * of rows, columns and tokens need no copy. Outputs must not overlap inputs unless the op says "may alias". A dimension
+ * of size 0 returns FX_STATUS_OK early.
+ *
+ * Dtypes. Activations and weights are F32 or BF16, all of one op alike; F16 only for fx_layout (loading). Per-channel parameters (bias, norm weights)
+ * have the activations' dtype. Accumulators, statistics (mean, rstd, lse), losses, SE vectors, gradients of parameters and optimizer state are F32.
+ *
+ * The accumulate rule. Backward functions ADD to gradients of parameters (dw, db, dweight, dgain, ... : F32, zeroed by the caller once a
+ * step) and OVERWRITE gradients of activations. NULL for a gradient means "not wanted" and costs nothing. When a tensor has two consumers, the
+ * tape adds the gradients, never the kernel.
+ *
+ * Determinism. Reductions have a fixed split: same input, same bits, at any thread count.
+ */
+#ifndef FLUXIR_H
+#define FLUXIR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define FX_ABI_VERSION 1
+
+typedef int32_t fx_status;
+enum {
+  FX_STATUS_OK = 0,
+  FX_STATUS_INVALID = 1,       /* an argument: shape, dtype, stride, range */
+  FX_STATUS_OUT_OF_MEMORY = 2, /* host or device */
+  FX_STATUS_UNSUPPORTED = 3,   /* the backend lacks the op for these arguments: the caller may fall back */
+  FX_STATUS_UNAVAILABLE = 4,   /* no such device, or its backend does not load */
+  FX_STATUS_DEVICE = 5,        /* the device or a library below reported a fault */
+  FX_STATUS_INTERNAL = 6       /* a bug in fluxir */
+};
+
+typedef int32_t fx_dtype;
+enum { FX_DTYPE_F32 = 0, FX_DTYPE_BF16 = 1, FX_DTYPE_F16 = 2 };
+
+#define FX_MAX_RANK 5
+
+typedef struct fx_ctx fx_ctx;
+typedef struct fx_buffer fx_buffer;
+
+/* A view: plain data, no ownership. strides in elements. */
+typedef struct fx_tensor {
+  void* data;
+  fx_dtype dtype;
+  int32_t rank;
+  int64_t shape[FX_MAX_RANK];
+  int64_t strides[FX_MAX_RANK];
+} fx_tensor;
+
+/* ---- context ---------------------------------------------------------------------------------------------------------------- */
+
+/* Opens `device` ("cpu", "cuda", "cuda:1"). threads: CPU threads per op, 0 = all cores the process may use. On failure *ctx is NULL
+ * and the reason is in message. The environment variable FLUXIR_ISA = generic | avx2 | avx512 caps the CPU tier. */
+fx_status fx_ctx_create(fx_ctx** ctx, const char* device, int32_t threads, char* message, size_t capacity);
+/* Frees ctx and its workspace. Buffers must have been freed before. NULL is allowed. */
+void fx_ctx_destroy(fx_ctx* ctx);
+/* Waits for all work and reports a pending device fault. */
+fx_status fx_ctx_sync(fx_ctx* ctx);
+/* The message of the last failed call on ctx; valid until the next call. */
+const char* fx_ctx_message(const fx_ctx* ctx);
+
+typedef struct fx_ctx_info {
+  char device[32];     /* "cpu", "cuda:0" */
+  char name[96];       /* processor or card */
+  char isa[32];        /* CPU tier in use, or compute capability */
+  char libraries[128]; /* versions of oneDNN, cuBLASLt below */
+  int32_t threads;
+  int64_t allocated;   /* bytes in buffers and workspace now */
+  int64_t peak;        /* highest value of allocated */
+} fx_ctx_info;
+fx_status fx_ctx_get_info(fx_ctx* ctx, fx_ctx_info* info);
+
+/* ---- memory ----------------------------------------------------------------------------------------------------------------- */
+
+/* bytes > 0, aligned to 64. The contents are undefined. */
+fx_status fx_buffer_create(fx_ctx* ctx, fx_buffer** buffer, int64_t bytes);
+void fx_buffer_destroy(fx_buffer* buffer);
+/* Device address; on the CPU it can be read and written by the host. */
+void* fx_buffer_data(const fx_buffer* buffer);
+/* Copies between host memory and a device address; done on return. */
+fx_status fx_copy_to_device(fx_ctx* ctx, void* device, const void* host, int64_t bytes);
+fx_status fx_copy_to_host(fx_ctx* ctx, void* host, const void* device, int64_t bytes);
+
+/* ---- linear ----------------------------------------------------------------------------------------------------------------- */
+
+typedef int32_t fx_act;
+enum { FX_ACT_NONE = 0, FX_ACT_GELU_TANH = 1, FX_ACT_SILU = 2 };
+
+/* y = act(x w^T + b). x [M,I] or [B,L,I]; w [O,I]; b [O] or NULL; y as x with O. */
+fx_status fx_linear_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* w, const fx_tensor* b, fx_act act);
+/* For act = none (an activation has its own node in training): dx = dy w; dw += dy^T x [O,I] F32; db += sum of dy [O] F32.
+ * dx, dw, db may be NULL: the frozen base asks for dx only. */
+fx_status fx_linear_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dw, const fx_tensor* db, const fx_tensor* dy,
+                             const fx_tensor* x, const fx_tensor* w);
+
+/* ---- attention -------------------------------------------------------------------------------------------------------------- */
+
+/* o = softmax(scale q k^T) v per head, online softmax, no mask. q, o [B,Lq,H,D]; k, v [B,Lk,H,D]; lse [B,H,Lq] F32 contiguous:
+ * log-sum-exp of scale·q·k, saved for backward, NULL if not wanted. D a multiple of 8, at most 512. */
+fx_status fx_attention_forward(fx_ctx* ctx, const fx_tensor* o, const fx_tensor* lse, const fx_tensor* q, const fx_tensor* k,
+                               const fx_tensor* v, float scale);
+/* dq, dk, dv all wanted; recomputes the probabilities from lse; deterministic. */
+fx_status fx_attention_backward(fx_ctx* ctx, const fx_tensor* dq, const fx_tensor* dk, const fx_tensor* dv, const fx_tensor* d_o,
+                                const fx_tensor* q, const fx_tensor* k, const fx_tensor* v, const fx_tensor* o, const fx_tensor* lse,
+                                float scale);
+
+/* ---- rope, qk_norm_rope ----------------------------------------------------------------------------------------------------- */
+
+/* Rotation table pe [L, D/2, 2] F32 = (cos, sin) of ids[l,axis] · theta^(-2i/axes[axis]), angles in f64. ids [L,3] F32; axes: the dims
+ * of the three axes, even, summing to D. (flux: math.py rope) */
+fx_status fx_rope_table(fx_ctx* ctx, const fx_tensor* pe, const fx_tensor* ids, const int32_t axes[3], double theta);
+
+/* y = rope(rmsnorm(x) · weight): per (token, head), over D. x, y [B,L,H,D]; rstd [B,L,H] F32 contiguous, saved, may be NULL;
+ * weight [D] or NULL (then no norm: rope alone); pe [L,D/2,2] or NULL (then no rotation: RMSNorm alone). Pairs are
+ * (2i, 2i+1). Statistics and rotation in f32, one rounding. y may alias x when no backward follows. */
+fx_status fx_qk_norm_rope_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* rstd, const fx_tensor* x, const fx_tensor* weight,
+                                  const fx_tensor* pe, float eps);
+/* dx =; dweight [D] F32 +=. rstd and weight NULL as in forward. dx may alias dy. */
+fx_status fx_qk_norm_rope_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dweight, const fx_tensor* dy, const fx_tensor* x,
+                                   const fx_tensor* rstd, const fx_tensor* weight, const fx_tensor* pe);
+
+/* ---- adaln, gate, act ------------------------------------------------------------------------------------------------------- */
+
+/* y = layernorm(x) · (1 + scale_b) + shift_b, no affine. x, y [B,L,C]; shift, scale [B,C]; mean, rstd [B,L] F32 contiguous, saved, may be
+ * NULL together. Biased variance. */
+fx_status fx_adaln_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* mean, const fx_tensor* rstd, const fx_tensor* x,
+                           const fx_tensor* shift, const fx_tensor* scale, float eps);
+/* dx =, dshift =, dscale = [B,C] (activations: they come from the modulation). dshift and dscale may be NULL together. */
+fx_status fx_adaln_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dshift, const fx_tensor* dscale, const fx_tensor* dy,
+                            const fx_tensor* x, const fx_tensor* mean, const fx_tensor* rstd, const fx_tensor* scale);
+
+/* y = x + alpha · gate_b ⊙ r: the gated residual, and the SE broadcast (alpha = lambda). x, r, y [B,L,C]; gate [B,C] of the activations' dtype
+ * or F32. y may alias x. */
+fx_status fx_gate_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* gate, const fx_tensor* r, float alpha);
+/* dr = alpha · gate ⊙ dy; dgate = alpha · sum over L of dy ⊙ r, in gate's dtype. dx is dy itself. Either may be NULL. */
+fx_status fx_gate_backward(fx_ctx* ctx, const fx_tensor* dr, const fx_tensor* dgate, const fx_tensor* dy, const fx_tensor* gate,
+                           const fx_tensor* r, float alpha);
+
+/* y = act(x), any shape up to rank 4. y may alias x when no backward follows. */
+fx_status fx_act_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, fx_act act);
+/* dx = dy · act'(x). dx may alias dy. */
+fx_status fx_act_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dy, const fx_tensor* x, fx_act act);
+
+/* ---- se: squeeze and excitation (spec 3.4), in f32 -------------------------------------------------------------------------- */
+
+/* m = mean over L of x. x [B,L,C]; m [B,C] F32. */
+fx_status fx_se_squeeze_forward(fx_ctx* ctx, const fx_tensor* m, const fx_tensor* x);
+/* dx = dm / L, broadcast. */
+fx_status fx_se_squeeze_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dm);
+
+/* u = w1 m + b1 [B,R]; s = sigmoid(w2 silu(u) + b2) [B,C]; a = gain ⊙ s [B,C]. m, u, s, a F32 contiguous; w1 [R,C], b1 [R], w2 [C,R], b2 [C],
+ * gain [C] F32 or BF16. u and s are saved for backward. */
+fx_status fx_se_excite_forward(fx_ctx* ctx, const fx_tensor* a, const fx_tensor* u, const fx_tensor* s, const fx_tensor* m,
+                               const fx_tensor* w1, const fx_tensor* b1, const fx_tensor* w2, const fx_tensor* b2, const fx_tensor* gain);
+/* dm = [B,C]; dw1, db1, dw2, db2, dgain += F32, NULL all together when the adapter is frozen. */
+fx_status fx_se_excite_backward(fx_ctx* ctx, const fx_tensor* dm, const fx_tensor* dw1, const fx_tensor* db1, const fx_tensor* dw2,
+                                const fx_tensor* db2, const fx_tensor* dgain, const fx_tensor* da, const fx_tensor* m, const fx_tensor* u,
+                                const fx_tensor* s, const fx_tensor* w1, const fx_tensor* w2, const fx_tensor* gain);
+
+/* ---- images: conv2d, groupnorm, upsample ------------------------------------------------------------------------------------ */
+
+typedef struct fx_conv2d_args {
+  int32_t stride;                                  /* 1 or 2, both directions */
+  int32_t pad_top, pad_left, pad_bottom, pad_right; /* zeros */
+} fx_conv2d_args;
+/* x [B,Y,X,I]; w [O,I,KY,KX] contiguous; b [O] or NULL; y [B,Y',X',O]. */
+fx_status fx_conv2d_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* w, const fx_tensor* b,
+                            const fx_conv2d_args* args);
+/* dx =, dw +=, db +=, each may be NULL. */
+fx_status fx_conv2d_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dw, const fx_tensor* db, const fx_tensor* dy,
+                             const fx_tensor* x, const fx_tensor* w, const fx_conv2d_args* args);
+
+typedef struct fx_groupnorm_args {
+  int32_t groups; /* divides C */
+  int32_t silu;   /* 1: y = silu(norm) */
+  float eps;
+} fx_groupnorm_args;
+/* x, y [B,Y,X,C]; w, b [C]; mean, rstd [B,groups] F32, saved, may be NULL together. */
+fx_status fx_groupnorm_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* mean, const fx_tensor* rstd, const fx_tensor* x,
+                               const fx_tensor* w, const fx_tensor* b, const fx_groupnorm_args* args);
+/* dx =, dw +=, db += (NULL together when frozen). */
+fx_status fx_groupnorm_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dw, const fx_tensor* db, const fx_tensor* dy,
+                                const fx_tensor* x, const fx_tensor* mean, const fx_tensor* rstd, const fx_tensor* w, const fx_tensor* b,
+                                const fx_groupnorm_args* args);
+
+/* Nearest neighbour, twice the size. x [B,Y,X,C] -> y [B,2Y,2X,C]. */
+fx_status fx_upsample_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x);
+/* dx = sum of the four. */
+fx_status fx_upsample_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dy);
+
+/* ---- layout: pack, unpack, layout, fill, broadcast -------------------------------------------------------------------------- */
+
+/* 2x2 packing as FLUX: x [B,Y,X,C], Y and X even -> y [B, (Y/2)(X/2), 4C], token row-major, channel c·4 + dy·2 + dx. Its backward is
+ * unpack, and the other way round. */
+fx_status fx_pack(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x);
+/* x [B, (Y/2)(X/2), 4C] -> y [B,Y,X,C]. */
+fx_status fx_unpack(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x);
+/* y = x with any strides on both sides (x may have stride 0: a broadcast) and conversion of dtype, round to nearest even. Same shape,
+ * rank up to 5. */
+fx_status fx_layout(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x);
+/* y = value. */
+fx_status fx_fill(fx_ctx* ctx, const fx_tensor* y, float value);
+/* dx [..] = sum over b of dy [B,..]: the backward of a broadcast over the batch. dx += when accumulate is not 0 (a parameter, F32). */
+fx_status fx_sum_batch(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dy, int32_t accumulate);
+
+/* ---- elementwise ------------------------------------------------------------------------------------------------------------ */
+
+/* y = a + b, same shape and dtype, rank up to 4. y may alias a or b. */
+fx_status fx_add(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* a, const fx_tensor* b);
+/* y[b,..] = p[b] x[b,..] + q[b] w[b,..]: noising z_t = (1-t) z_0 + t z_1, the Euler step, velocity from a sample, sums of losses. x, w, y any
+ * F32 / BF16 mix, rank 1..4; p, q [B] F32; w and q may be NULL together. y may alias x or w. */
+fx_status fx_axpby_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* w, const fx_tensor* p,
+                           const fx_tensor* q);
+/* dx = p dy, dw = q dy; either may be NULL. */
+fx_status fx_axpby_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dw, const fx_tensor* dy, const fx_tensor* p,
+                            const fx_tensor* q);
+/* Sinusoid of factor·t: y [B,dim] = (cos(a), sin(a)), a_i = factor · t · max_period^(-i/(dim/2)), in f64 and rounded once to y's dtype. t [B] F32;
+ * dim even. (flux: layers.py timestep_embedding, factor 1000, max_period 10000) */
+fx_status fx_timestep_embed(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* t, double factor, double max_period);
+
+/* ---- the VAE's Gaussian ----------------------------------------------------------------------------------------------------- */
+
+/* z = (mean + exp(logvar/2) ⊙ eps − shift) · scale. moments [B,Y,X,2C] = (mean, logvar), logvar clamped to [-30, 20]; z [B,Y,X,C]; eps as z, NULL: the mean. */
+fx_status fx_gaussian_forward(fx_ctx* ctx, const fx_tensor* z, const fx_tensor* moments, const fx_tensor* eps, float shift, float scale);
+fx_status fx_gaussian_backward(fx_ctx* ctx, const fx_tensor* dmoments, const fx_tensor* dz, const fx_tensor* moments, const fx_tensor* eps,
+                               float scale);
+/* kl [1] F32 = mean over B of ½ Σ (mean² + exp(logvar) − 1 − logvar). */
+fx_status fx_gaussian_kl_forward(fx_ctx* ctx, const fx_tensor* kl, const fx_tensor* moments);
+fx_status fx_gaussian_kl_backward(fx_ctx* ctx, const fx_tensor* dmoments, const fx_tensor* dkl, const fx_tensor* moments);
+
+/* ---- losses ----------------------------------------------------------------------------------------------------------------- */
+
+/* loss [1] F32 = mean of (v − (z1 − z0))². v F32 or BF16, z0, z1 F32, same shape, rank up to 4. The target is never stored. */
+fx_status fx_flow_loss_forward(fx_ctx* ctx, const fx_tensor* loss, const fx_tensor* v, const fx_tensor* z0, const fx_tensor* z1);
+/* dv = dloss · 2/n · (v − (z1 − z0)). dloss [1] F32. */
+fx_status fx_flow_loss_backward(fx_ctx* ctx, const fx_tensor* dv, const fx_tensor* dloss, const fx_tensor* v, const fx_tensor* z0,
+                                const fx_tensor* z1);
+
+typedef int32_t fx_distance;
+enum { FX_DISTANCE_L1 = 0, FX_DISTANCE_L2 = 1, FX_DISTANCE_CHARBONNIER = 2 }; /* |e|, e², √(e² + 1e-6) */
+/* loss [1] F32 = mean over b of weight[b] · mean of rho(x − target). x [B,..] F32 or BF16, target F32, weight [B] F32 or NULL (1). */
+fx_status fx_pixel_loss_forward(fx_ctx* ctx, const fx_tensor* loss, const fx_tensor* x, const fx_tensor* target, const fx_tensor* weight,
+                                fx_distance distance);
+/* dx =. The gradient of |e| at 0 is 0. */
+fx_status fx_pixel_loss_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dloss, const fx_tensor* x, const fx_tensor* target,
+                                 const fx_tensor* weight, fx_distance distance);
+
+/* ---- optimizer -------------------------------------------------------------------------------------------------------------- */
+
+/* One parameter: n elements, contiguous. param: the working copy the model reads, in dtype; if it is F32 it may be master itself. */
+typedef struct fx_adamw_param {
+  void* param;
+  fx_dtype dtype;
+  int32_t reserved;
+  float* master;
+  float* m;
+  float* v;
+  const float* grad;
+  int64_t n;
+} fx_adamw_param;
+typedef struct fx_adamw_args {
+  float lr, beta1, beta2, eps, weight_decay;
+  float clip;    /* largest global norm; 0: no clipping */
+  int64_t step;  /* 1 for the first */
+} fx_adamw_args;
+/* out [1] F32 = Σ grad², accumulated in f64 in a fixed order over all parameters: the square of the global norm. */
+fx_status fx_grad_sum_squares(fx_ctx* ctx, const fx_tensor* out, const fx_adamw_param* params, int64_t count);
+/* g = grad · min(1, clip/(√sum_squares + 1e-6)); master −= lr·wd·master; Adam with bias correction, eps outside the root. sum_squares [1] F32 from
+ * fx_grad_sum_squares, NULL when clip = 0. It stays on the device: no synchronisation. */
+fx_status fx_adamw_step(fx_ctx* ctx, const fx_adamw_param* params, int64_t count, const fx_tensor* sum_squares, const fx_adamw_args* args);
+/* ema = decay · ema + (1 − decay) · x, F32, same shape, contiguous. */
+fx_status fx_ema_step(fx_ctx* ctx, const fx_tensor* ema, const fx_tensor* x, float decay);
+
+/* ---- rng (host; spec 7) ----------------------------------------------------------------------------------------------------- */
+
+/* words[4·i .. 4·i+3] = Philox4x32-10 of counter (block+i, stream), key = seed. Host memory; nothing can fail. */
+void fx_philox_words(uint32_t* words, int64_t blocks, uint64_t seed, uint64_t stream, uint64_t block);
+/* out[i] = normal number of element offset + i of the stream (Box-Muller in f64, rounded to f32). Host memory. */
+void fx_philox_normal(float* out, int64_t n, uint64_t seed, uint64_t stream, uint64_t offset);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
