@@ -1,0 +1,279 @@
+package data
+
+import (
+	"bytes"
+	"fmt"
+	"image"
+	"image/jpeg"
+	"math"
+	"math/rand/v2"
+)
+
+// Apply degrades a picture; the result has the same size, is rounded to 8 bits and keeps alpha and metadata. It fails when a stage's
+// values are out of range, as they can be in a manifest that was edited by hand.
+func (p Params) Apply(m *Image) (*Image, error) {
+	var d degrader
+	d.cur.resize(m.W, m.H)
+	for i, v := range m.Pix {
+		d.cur.pix[i] = 255 * min(max(v, 0), 1)
+	}
+	if err := d.run(p); err != nil {
+		return nil, err
+	}
+	out := m.Clone()
+	for i, v := range d.cur.pix {
+		out.Pix[i] = v / 255
+	}
+	return out, nil
+}
+
+// Check says what is wrong with a degradation's values, or nil.
+func (p Params) Check() error {
+	for i, s := range p.Stages {
+		if why := s.fault(); why != "" {
+			return fmt.Errorf("data: degradation stage %d: %s", i, why)
+		}
+	}
+	return nil
+}
+
+func (s Stage) fault() string {
+	switch s.Op {
+	case OpBlur:
+		k := s.Kernel
+		switch {
+		case k == nil:
+			return "blur without a kernel"
+		case k.Size < 1 || k.Size > 99 || k.Size%2 == 0:
+			return fmt.Sprintf("kernel size %d, want odd, 1..99", k.Size)
+		case k.Kind == KernelSinc && !(k.Omega > 0 && k.Omega <= math.Pi):
+			return fmt.Sprintf("sinc cutoff %g, want 0..pi", k.Omega)
+		case k.Kind != KernelSinc && !(k.SigmaX > 0 && k.SigmaY >= 0):
+			return fmt.Sprintf("kernel sigmas %g, %g", k.SigmaX, k.SigmaY)
+		}
+	case OpResize:
+		if !(s.Scale > 0 && s.Scale <= 8) {
+			return fmt.Sprintf("scale %g, want 0..8", s.Scale)
+		}
+		switch s.Mode {
+		case ModeArea, ModeBilinear, ModeBicubic, ModeAntialias:
+		default:
+			return fmt.Sprintf("unknown resize mode %q", s.Mode)
+		}
+	case OpGauss, OpPoisson:
+		if !(s.Sigma >= 0 && s.Strength >= 0) {
+			return fmt.Sprintf("noise sigma %g, strength %g", s.Sigma, s.Strength)
+		}
+	case OpJPEG:
+		if s.Quality < 1 || s.Quality > 100 {
+			return fmt.Sprintf("JPEG quality %d, want 1..100", s.Quality)
+		}
+	default:
+		return fmt.Sprintf("unknown operation %q", s.Op)
+	}
+	return ""
+}
+
+// frame is a picture inside a chain: [h, w, 3] float32, 0..255.
+type frame struct {
+	w, h int
+	pix  []float32
+}
+
+// resize sets the size; the content is lost. The memory is reused.
+func (f *frame) resize(w, h int) {
+	f.w, f.h = w, h
+	if n := 3 * w * h; cap(f.pix) < n {
+		f.pix = make([]float32, n)
+	} else {
+		f.pix = f.pix[:n]
+	}
+}
+
+// degrader runs chains on cur, keeping its scratch memory from one picture to the next.
+type degrader struct {
+	cur, out, pad frame
+	rgba          image.RGBA
+	code          bytes.Buffer
+	pcg           rand.PCG
+}
+
+// run applies the stages to d.cur in place.
+func (d *degrader) run(p Params) error {
+	if err := p.Check(); err != nil {
+		return err
+	}
+	w, h := d.cur.w, d.cur.h
+	for i, s := range p.Stages {
+		d.pcg.Seed(p.Seed, uint64(i))
+		rng := rand.New(&d.pcg)
+		switch s.Op {
+		case OpBlur:
+			d.blur(s.Kernel)
+		case OpResize:
+			d.resize(max(1, int(s.Scale*float64(w))), max(1, int(s.Scale*float64(h))), s.Mode)
+		case OpGauss:
+			d.gauss(rng, float32(s.Sigma), s.Gray)
+		case OpPoisson:
+			d.poisson(rng, float32(s.Strength), s.Gray)
+		case OpJPEG:
+			if err := d.jpeg(s.Quality); err != nil {
+				return err
+			}
+		}
+		if s.Round {
+			d.round()
+		}
+	}
+	d.round()
+	if d.cur.w != w || d.cur.h != h {
+		return fmt.Errorf("data: degradation ends at %dx%d, want the input's %dx%d", d.cur.w, d.cur.h, w, h)
+	}
+	return nil
+}
+
+// round clips to 0..255 and rounds to whole numbers, halves up.
+func (d *degrader) round() {
+	for i, v := range d.cur.pix {
+		d.cur.pix[i] = float32(int32(min(max(v, 0), 255) + 0.5))
+	}
+}
+
+// gauss adds normal noise and clips.
+func (d *degrader) gauss(rng *rand.Rand, sigma float32, gray bool) {
+	pix := d.cur.pix
+	if gray {
+		for i := 0; i < len(pix); i += 3 {
+			n := sigma * float32(rng.NormFloat64())
+			for c := i; c < i+3; c++ {
+				pix[c] = min(max(pix[c]+n, 0), 255)
+			}
+		}
+		return
+	}
+	for i, v := range pix {
+		pix[i] = min(max(v+sigma*float32(rng.NormFloat64()), 0), 255)
+	}
+}
+
+// poisson adds strength times the noise of a photon count whose scale follows the number of grey levels in use, as BasicSR's
+// generate_poisson_noise: vals = 2^ceil(log2(levels)), noise = Poisson(x vals) / vals - x with x in 0..1 rounded to 8 bits.
+func (d *degrader) poisson(rng *rand.Rand, strength float32, gray bool) {
+	pix := d.cur.pix
+	level := func(i int) int { return int(min(max(pix[i], 0), 255) + 0.5) }
+	if gray {
+		level = func(i int) int {
+			return int(0.2989*min(max(pix[i], 0), 255) + 0.587*min(max(pix[i+1], 0), 255) + 0.114*min(max(pix[i+2], 0), 255) + 0.5)
+		}
+	}
+	step := 1
+	if gray {
+		step = 3
+	}
+	var used [256]bool
+	levels := 0
+	for i := 0; i < len(pix); i += step {
+		if v := level(i); !used[v] {
+			used[v] = true
+			levels++
+		}
+	}
+	vals := math.Exp2(math.Ceil(math.Log2(float64(levels))))
+	for i := 0; i < len(pix); i += step {
+		x := float64(level(i))
+		n := strength * float32(poissonCount(rng, x/255*vals)/vals*255-x)
+		for c := i; c < i+step; c++ {
+			pix[c] = min(max(pix[c]+n, 0), 255)
+		}
+	}
+}
+
+// poissonCount draws a Poisson variate of the given mean: by inversion when small, else by Hörmann's transformed rejection (PTRS,
+// 1993), which needs 1.1 to 1.3 pairs of uniforms at any mean.
+func poissonCount(rng *rand.Rand, mean float64) float64 {
+	if mean < 10 {
+		k, p := 0.0, math.Exp(-mean)
+		for u := rng.Float64(); u > p && k < 200; {
+			u -= p
+			k++
+			p *= mean / k
+		}
+		return k
+	}
+	root := math.Sqrt(mean)
+	b := 0.931 + 2.53*root
+	a := -0.059 + 0.02483*b
+	invAlpha := 1.1239 + 1.1328/(b-3.4)
+	vr := 0.9277 - 3.6224/(b-2)
+	logMean := math.Log(mean)
+	for {
+		u, v := rng.Float64()-0.5, rng.Float64()
+		us := 0.5 - math.Abs(u)
+		k := math.Floor((2*a/us+b)*u + mean + 0.43)
+		if us >= 0.07 && v <= vr {
+			return k
+		}
+		if k < 0 || us < 0.013 && v > us {
+			continue
+		}
+		lg, _ := math.Lgamma(k + 1)
+		if math.Log(v*invAlpha/(a/(us*us)+b)) <= k*logMean-mean-lg {
+			return k
+		}
+	}
+}
+
+// jpeg encodes and decodes at the given quality, chroma at half size both ways.
+func (d *degrader) jpeg(quality int) error {
+	f := &d.cur
+	n := f.w * f.h
+	if cap(d.rgba.Pix) < 4*n {
+		d.rgba.Pix = make([]byte, 4*n)
+	}
+	d.rgba.Pix, d.rgba.Stride, d.rgba.Rect = d.rgba.Pix[:4*n], 4*f.w, image.Rect(0, 0, f.w, f.h)
+	for i := range n {
+		for c := range 3 {
+			d.rgba.Pix[4*i+c] = uint8(min(max(f.pix[3*i+c], 0), 255) + 0.5)
+		}
+		d.rgba.Pix[4*i+3] = 255
+	}
+	d.code.Reset()
+	if err := jpeg.Encode(&d.code, &d.rgba, &jpeg.Options{Quality: quality}); err != nil {
+		return fmt.Errorf("data: JPEG stage of a %dx%d picture: %w", f.w, f.h, err)
+	}
+	m, err := jpeg.Decode(&d.code)
+	if err != nil {
+		return fmt.Errorf("data: JPEG stage of a %dx%d picture: %w", f.w, f.h, err)
+	}
+	ycc, ok := m.(*image.YCbCr)
+	if !ok || ycc.SubsampleRatio != image.YCbCrSubsampleRatio420 {
+		return fmt.Errorf("data: JPEG stage: the decoder returned %T, want 4:2:0 YCbCr", m)
+	}
+	f.fromYCC(ycc)
+	return nil
+}
+
+// fromYCC converts a 4:2:0 picture to RGB with libjpeg's triangle filter on chroma (3/4 of the nearest sample, 1/4 of the next, in
+// each direction); the standard library repeats chroma samples, which viewers and OpenCV or PIL pipelines do not.
+func (f *frame) fromYCC(m *image.YCbCr) {
+	cw, ch := (f.w+1)/2, (f.h+1)/2
+	for y := range f.h {
+		near := y / 2
+		far := min(max(near-1+2*(y&1), 0), ch-1)
+		lum := m.Y[y*m.YStride:][:f.w]
+		row := f.pix[3*y*f.w:][:3*f.w]
+		cb0, cb1 := m.Cb[near*m.CStride:][:cw], m.Cb[far*m.CStride:][:cw]
+		cr0, cr1 := m.Cr[near*m.CStride:][:cw], m.Cr[far*m.CStride:][:cw]
+		for x, l := range lum {
+			i := x / 2
+			j := min(max(i-1+2*(x&1), 0), cw-1)
+			round := int32(8 - x&1)
+			cb := (9*int32(cb0[i])+3*int32(cb1[i])+3*int32(cb0[j])+int32(cb1[j])+round)>>4 - 128
+			cr := (9*int32(cr0[i])+3*int32(cr1[i])+3*int32(cr0[j])+int32(cr1[j])+round)>>4 - 128
+			yy := int32(l)<<16 + 1<<15
+			row[3*x] = float32(min(max((yy+91881*cr)>>16, 0), 255))
+			row[3*x+1] = float32(min(max((yy-22554*cb-46802*cr)>>16, 0), 255))
+			row[3*x+2] = float32(min(max((yy+116130*cb)>>16, 0), 255))
+		}
+	}
+}

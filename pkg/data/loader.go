@@ -1,0 +1,301 @@
+package data
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"sort"
+	"sync"
+)
+
+// LoaderConfig says what a PatchLoader yields.
+type LoaderConfig struct {
+	Photos     []Photo // the training set; photographs smaller than Size are passed over
+	Preset     string  // degradation, see Draw
+	Seed       uint64
+	Batch      int     // pairs in a batch
+	Size       int     // side of a patch, pixels
+	Margin     int     // pixels around the patch that are degraded with it and cut off, so that its borders look like the middle of a picture; 0 = 16
+	GridJitter float64 // chance that the JPEG grid and the sampling grid do not start at the patch's corner; 0 = they always do (margins of 16 keep them aligned)
+	KeepFlat   float64 // chance of keeping a patch without any detail, 0..1; 0 = 0.15
+	Workers    int     // goroutines; 0 = 1
+	Depth      int     // batches made ahead; 0 = Workers + 1
+}
+
+// Batch is a set of training pairs.
+type Batch struct {
+	Step   int64     // its number
+	HQ, LQ []float32 // [Batch, Size, Size, 3], RGB in -1..1; LQ is HQ degraded
+}
+
+// PatchLoader makes training pairs in the background: random crops of photographs, turned and flipped, each with a degraded copy.
+// Batch number i depends on the configuration's Photos, Preset, Seed, Batch, Size, Margin, GridJitter and KeepFlat and on i only, not
+// on Workers or Depth, so a training run that resumes with SeekTo sees what it would have seen. Its methods are for one goroutine.
+type PatchLoader struct {
+	cfg   LoaderConfig
+	cum   []float64 // running sum of the photographs' weights
+	next  int64     // number of the batch that Next returns
+	taken *slot     // what Next returned last
+	line  pipeline
+}
+
+// pipeline is one run of the background goroutines.
+type pipeline struct {
+	quit  chan struct{}
+	order chan *slot // slots in the order of their steps, made or being made
+	free  chan *slot // slots to fill
+	wg    *sync.WaitGroup
+}
+
+type slot struct {
+	batch Batch
+	done  chan error
+}
+
+const (
+	defaultMargin   = 16
+	defaultKeepFlat = 0.15
+	cropTries       = 8 // crops looked at before a flat one is taken after all
+	fullDetail      = 6 // mean gradient, in grey levels per pixel, from which on a crop is always kept
+)
+
+// NewPatchLoader starts a loader at step 0. Call Close to stop its goroutines; Photos must stay valid until then.
+func NewPatchLoader(cfg LoaderConfig) (*PatchLoader, error) {
+	if cfg.Margin == 0 {
+		cfg.Margin = defaultMargin
+	}
+	if cfg.KeepFlat == 0 {
+		cfg.KeepFlat = defaultKeepFlat
+	}
+	if cfg.Workers == 0 {
+		cfg.Workers = 1
+	}
+	if cfg.Depth == 0 {
+		cfg.Depth = cfg.Workers + 1
+	}
+	switch {
+	case cfg.Batch < 1 || cfg.Size < 1:
+		return nil, fmt.Errorf("data: loader: batch %d of size %d, want both positive", cfg.Batch, cfg.Size)
+	case cfg.Margin < 0 || cfg.Workers < 1 || cfg.Depth < 1:
+		return nil, fmt.Errorf("data: loader: margin %d, workers %d, depth %d", cfg.Margin, cfg.Workers, cfg.Depth)
+	case !(cfg.GridJitter >= 0 && cfg.GridJitter <= 1 && cfg.KeepFlat >= 0 && cfg.KeepFlat <= 1):
+		return nil, fmt.Errorf("data: loader: chances GridJitter %g, KeepFlat %g, want 0..1", cfg.GridJitter, cfg.KeepFlat)
+	}
+	if _, err := Draw(cfg.Preset, 0, 0, 0); err != nil {
+		return nil, err
+	}
+	cfg.Photos = slices.DeleteFunc(slices.Clone(cfg.Photos), func(p Photo) bool { return p.W < cfg.Size || p.H < cfg.Size })
+	if len(cfg.Photos) == 0 {
+		return nil, fmt.Errorf("data: loader: no photograph has %dx%d pixels or more", cfg.Size, cfg.Size)
+	}
+	l := &PatchLoader{cfg: cfg}
+	sum := 0.0
+	for _, p := range cfg.Photos {
+		// The square root of the area stands between "each photograph alike" and "each pixel alike", where fifteen large
+		// photographs would be half of all crops.
+		sum += math.Sqrt(float64(p.W) * float64(p.H))
+		l.cum = append(l.cum, sum)
+	}
+	l.start()
+	return l, nil
+}
+
+// Step is the number of the batch that Next returns next.
+func (l *PatchLoader) Step() int64 { return l.next }
+
+// SeekTo makes step the next batch. It drops what was made ahead; the batch of the last Next becomes invalid.
+func (l *PatchLoader) SeekTo(step int64) error {
+	if step < 0 {
+		return fmt.Errorf("data: loader: seek to step %d", step)
+	}
+	l.stop()
+	l.next, l.taken = step, nil
+	l.start()
+	return nil
+}
+
+// Close stops the goroutines. It may be called twice; Next fails afterwards.
+func (l *PatchLoader) Close() { l.stop() }
+
+// Next returns the next batch, waiting for it if need be. The batch is valid until the following call of Next, SeekTo or Close, which
+// reuse its memory.
+func (l *PatchLoader) Next() (*Batch, error) {
+	if l.line.quit == nil {
+		return nil, fmt.Errorf("data: loader: closed")
+	}
+	if l.taken != nil {
+		l.line.free <- l.taken // has room for every slot
+	}
+	l.taken = <-l.line.order
+	if err := <-l.taken.done; err != nil {
+		return nil, err
+	}
+	l.next++
+	return &l.taken.batch, nil
+}
+
+// start launches the goroutines: one deals out the steps in order, Workers fill them.
+func (l *PatchLoader) start() {
+	n := l.cfg.Depth + 1 // one is with the caller
+	line := pipeline{quit: make(chan struct{}), order: make(chan *slot, n), free: make(chan *slot, n), wg: new(sync.WaitGroup)}
+	jobs := make(chan *slot, n)
+	size := l.cfg.Batch * l.cfg.Size * l.cfg.Size * 3
+	for range n {
+		line.free <- &slot{batch: Batch{HQ: make([]float32, size), LQ: make([]float32, size)}, done: make(chan error, 1)}
+	}
+	step := l.next
+	line.wg.Go(func() {
+		defer close(jobs)
+		for {
+			select {
+			case s := <-line.free:
+				s.batch.Step = step
+				step++
+				line.order <- s // these two have room for every slot
+				jobs <- s
+			case <-line.quit:
+				return
+			}
+		}
+	})
+	for range l.cfg.Workers {
+		line.wg.Go(func() {
+			w := patchWorker{cfg: &l.cfg, cum: l.cum}
+			for s := range jobs {
+				select {
+				case <-line.quit:
+					return
+				default:
+				}
+				s.done <- w.fill(&s.batch)
+			}
+		})
+	}
+	l.line = line
+}
+
+func (l *PatchLoader) stop() {
+	if l.line.quit == nil {
+		return
+	}
+	close(l.line.quit)
+	l.line.wg.Wait()
+	l.line = pipeline{}
+}
+
+// patchWorker makes pairs; it owns the scratch memory that this takes.
+type patchWorker struct {
+	cfg *LoaderConfig
+	cum []float64
+	deg degrader
+	pcg rand.PCG
+}
+
+// fill makes all pairs of a batch.
+func (w *patchWorker) fill(b *Batch) error {
+	n := 3 * w.cfg.Size * w.cfg.Size
+	for i := range w.cfg.Batch {
+		item := uint64(b.Step)*uint64(w.cfg.Batch) + uint64(i)
+		w.pcg.Seed(mix(w.cfg.Seed, item), 0x7061746368657321)
+		if err := w.pair(rand.New(&w.pcg), b.HQ[i*n:][:n], b.LQ[i*n:][:n]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pair makes one crop and its degraded copy.
+func (w *patchWorker) pair(rng *rand.Rand, hq, lq []float32) error {
+	c := w.crop(rng)
+	size, margin := w.cfg.Size, w.cfg.Margin
+	ox, oy := margin, margin
+	if rng.Float64() < w.cfg.GridJitter { // shift the patch within the margin by up to half of it
+		ox += rng.IntN(margin+1) - margin/2
+		oy += rng.IntN(margin+1) - margin/2
+	}
+	turn := rng.IntN(8)
+	c.load(&w.deg.cur, size+2*margin, ox, oy, turn)
+	w.deg.cur.patch(hq, ox, oy, size)
+	p, err := drawParams(w.cfg.Preset, rng)
+	if err != nil {
+		return err
+	}
+	if err := w.deg.run(p); err != nil {
+		return err
+	}
+	w.deg.cur.patch(lq, ox, oy, size)
+	return nil
+}
+
+// crop is a place in a photograph.
+type crop struct {
+	photo *Photo
+	x, y  int
+	size  int
+}
+
+// crop draws a photograph, by the square root of its area, and a place in it; places without detail are drawn again with a chance that
+// falls with their mean gradient.
+func (w *patchWorker) crop(rng *rand.Rand) crop {
+	var c crop
+	for range cropTries {
+		u := rng.Float64() * w.cum[len(w.cum)-1]
+		i := min(sort.SearchFloat64s(w.cum, u), len(w.cum)-1)
+		p := &w.cfg.Photos[i]
+		c = crop{p, rng.IntN(p.W - w.cfg.Size + 1), rng.IntN(p.H - w.cfg.Size + 1), w.cfg.Size}
+		if rng.Float64() < w.cfg.KeepFlat+(1-w.cfg.KeepFlat)*c.gradient()/fullDetail {
+			break
+		}
+	}
+	return c
+}
+
+// gradient is the mean absolute difference of neighbouring green values, both directions added, over a quarter of the pixels.
+func (c crop) gradient() float64 {
+	sum, n := 0, 0
+	stride := 3 * c.photo.W
+	for y := 0; y+1 < c.size; y += 2 {
+		row := c.photo.Pix[(c.y+y)*stride+3*c.x+1:]
+		for x := 0; x+1 < c.size; x += 2 {
+			v := int(row[3*x])
+			dx, dy := v-int(row[3*x+3]), v-int(row[3*x+stride])
+			sum += max(dx, -dx) + max(dy, -dy)
+			n++
+		}
+	}
+	return float64(sum) / float64(max(n, 1))
+}
+
+// load copies the crop and its surroundings into f, side by side pixels of which the patch starts at (ox, oy), after one of the eight
+// turns and flips of the square (bit 0 mirrors x, bit 1 mirrors y, bit 2 swaps them). Beyond the photograph its pixels are mirrored.
+func (c crop) load(f *frame, side, ox, oy, turn int) {
+	f.resize(side, side)
+	for y := range side {
+		for x := range side {
+			u, v := x-ox, y-oy // place relative to the patch, as stored
+			if turn&1 != 0 {
+				u = c.size - 1 - u
+			}
+			if turn&2 != 0 {
+				v = c.size - 1 - v
+			}
+			if turn&4 != 0 {
+				u, v = v, u
+			}
+			at := 3 * (reflect(c.y+v, c.photo.H)*c.photo.W + reflect(c.x+u, c.photo.W))
+			src, dst := c.photo.Pix[at:at+3], f.pix[3*(y*side+x):][:3]
+			dst[0], dst[1], dst[2] = float32(src[0]), float32(src[1]), float32(src[2])
+		}
+	}
+}
+
+// patch writes the size by size pixels at (ox, oy) to dst, scaled to -1..1.
+func (f *frame) patch(dst []float32, ox, oy, size int) {
+	for y := range size {
+		src := f.pix[3*((oy+y)*f.w+ox):][:3*size]
+		for i, v := range src {
+			dst[3*y*size+i] = v/127.5 - 1
+		}
+	}
+}
