@@ -43,15 +43,15 @@ const (
 
 // Stage is one step of a degradation. Fields that its Op does not use are zero.
 type Stage struct {
-	Op       string  `json:"op"`
-	Kernel   *Kernel `json:"kernel,omitempty"`
-	Mode     string  `json:"mode,omitempty"`
-	Scale    float64 `json:"scale,omitempty"`    // of the chain's input size, rounded down, at least one pixel
-	Sigma    float64 `json:"sigma,omitempty"`    // 0..255 scale
-	Strength float64 `json:"strength,omitempty"` // factor on the Poisson noise
-	Gray     bool    `json:"gray,omitempty"`     // same noise in the three channels
-	Quality  int     `json:"quality,omitempty"`  // JPEG, 1..100
-	Round    bool    `json:"round,omitempty"`    // round to 8 bits afterwards
+	Op       string      `json:"op"`
+	Kernel   *BlurKernel `json:"kernel,omitempty"`
+	Mode     string      `json:"mode,omitempty"`
+	Scale    float64     `json:"scale,omitempty"`    // of the chain's input size, rounded down, at least one pixel
+	Sigma    float64     `json:"sigma,omitempty"`    // 0..255 scale
+	Strength float64     `json:"strength,omitempty"` // factor on the Poisson noise
+	Gray     bool        `json:"gray,omitempty"`     // same noise in the three channels
+	Quality  int         `json:"quality,omitempty"`  // JPEG, 1..100
+	Round    bool        `json:"round,omitempty"`    // round to 8 bits afterwards
 }
 
 // Params is a degradation that can be repeated: what a manifest line stores.
@@ -124,7 +124,7 @@ func jpegStage(rng *rand.Rand, lo, hi int) Stage {
 // gaussBlur is an 8-bit Gaussian blur out to three sigmas, as OpenCV's.
 func gaussBlur(sigma float64) Stage {
 	size := 2*int(math.Ceil(3*sigma)) + 1
-	return Stage{Op: OpBlur, Kernel: &Kernel{Kind: KernelIso, Size: size, SigmaX: sigma}, Round: true}
+	return Stage{Op: OpBlur, Kernel: &BlurKernel{Kind: KernelIso, Size: size, SigmaX: sigma}, Round: true}
 }
 
 // order holds the ranges of one of the two orders of the SeeSR chain.

@@ -7,6 +7,7 @@ import (
 	"image/jpeg"
 	"math"
 	"math/rand/v2"
+	"slices"
 )
 
 // Apply degrades a picture; the result has the same size, is rounded to 8 bits and keeps alpha and metadata. It fails when a stage's
@@ -95,6 +96,7 @@ type degrader struct {
 	cur, out, pad frame
 	rgba          image.RGBA
 	code          bytes.Buffer
+	chroma        []uint8 // one row of Cb, one of Cr
 	pcg           rand.PCG
 }
 
@@ -249,31 +251,22 @@ func (d *degrader) jpeg(quality int) error {
 	if !ok || ycc.SubsampleRatio != image.YCbCrSubsampleRatio420 {
 		return fmt.Errorf("data: JPEG stage: the decoder returned %T, want 4:2:0 YCbCr", m)
 	}
-	f.fromYCC(ycc)
+	d.fromYCC(ycc)
 	return nil
 }
 
-// fromYCC converts a 4:2:0 picture to RGB with libjpeg's triangle filter on chroma (3/4 of the nearest sample, 1/4 of the next, in
-// each direction); the standard library repeats chroma samples, which viewers and OpenCV or PIL pipelines do not.
-func (f *frame) fromYCC(m *image.YCbCr) {
-	cw, ch := (f.w+1)/2, (f.h+1)/2
+// fromYCC converts a JPEG's 4:2:0 picture to RGB as libjpeg does.
+func (d *degrader) fromYCC(m *image.YCbCr) {
+	f := &d.cur
+	d.chroma = slices.Grow(d.chroma[:0], 2*f.w)[:2*f.w]
+	cb, cr := d.chroma[:f.w], d.chroma[f.w:][:f.w]
 	for y := range f.h {
-		near := y / 2
-		far := min(max(near-1+2*(y&1), 0), ch-1)
-		lum := m.Y[y*m.YStride:][:f.w]
+		upsampleRow(cb, m, m.Cb, y, FormatJPEG)
+		upsampleRow(cr, m, m.Cr, y, FormatJPEG)
 		row := f.pix[3*y*f.w:][:3*f.w]
-		cb0, cb1 := m.Cb[near*m.CStride:][:cw], m.Cb[far*m.CStride:][:cw]
-		cr0, cr1 := m.Cr[near*m.CStride:][:cw], m.Cr[far*m.CStride:][:cw]
-		for x, l := range lum {
-			i := x / 2
-			j := min(max(i-1+2*(x&1), 0), cw-1)
-			round := int32(8 - x&1)
-			cb := (9*int32(cb0[i])+3*int32(cb1[i])+3*int32(cb0[j])+int32(cb1[j])+round)>>4 - 128
-			cr := (9*int32(cr0[i])+3*int32(cr1[i])+3*int32(cr0[j])+int32(cr1[j])+round)>>4 - 128
-			yy := int32(l)<<16 + 1<<15
-			row[3*x] = float32(min(max((yy+91881*cr)>>16, 0), 255))
-			row[3*x+1] = float32(min(max((yy-22554*cb-46802*cr)>>16, 0), 255))
-			row[3*x+2] = float32(min(max((yy+116130*cb)>>16, 0), 255))
+		for x, l := range m.Y[y*m.YStride:][:f.w] {
+			r, g, b := jfifRGB(int(l), int(cb[x])-128, int(cr[x])-128)
+			row[3*x], row[3*x+1], row[3*x+2] = float32(clamp8(r)), float32(clamp8(g)), float32(clamp8(b))
 		}
 	}
 }

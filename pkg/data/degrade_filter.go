@@ -3,7 +3,7 @@ package data
 import "math"
 
 // blur convolves d.cur with k, mirroring at the borders without repeating the edge pixel (OpenCV's default).
-func (d *degrader) blur(k *Kernel) {
+func (d *degrader) blur(k *BlurKernel) {
 	r := k.Size / 2
 	d.mirror(r)
 	w, h, stride := d.cur.w, d.cur.h, 3*d.pad.w
@@ -76,126 +76,77 @@ func reflect(i, n int) int {
 	return min(i, period-i)
 }
 
-// axis is a resampling of one direction: output i is the sum over k of weight[i*taps+k] input[index[i*taps+k]].
-type axis struct {
-	taps   int
-	index  []int
-	weight []float32
-}
-
-// newAxis plans a resampling from in to out samples.
-func newAxis(in, out int, mode string) axis {
-	scale := float64(in) / float64(out)
+// planAxis plans a resampling of one direction from n to m samples.
+func planAxis(n, m int, mode string) []taps {
 	switch mode {
 	case ModeArea:
-		return areaAxis(in, out)
+		return planArea(n, m)
 	case ModeBilinear:
-		return pointAxis(in, out, 2, func(t float64) float64 { return 1 - math.Abs(t) })
+		return planPoint(n, m, 2, Bilinear.at)
 	case ModeBicubic:
-		return pointAxis(in, out, 4, func(t float64) float64 { return cubic(t, -0.75) })
+		return planPoint(n, m, 4, cubic75)
 	}
-	return filterAxis(in, out, max(scale, 1))
+	return Bicubic.plan(n, m)
 }
 
-// pointAxis interpolates at the output centres with a fixed number of taps; beyond the border the edge sample repeats.
-func pointAxis(in, out, taps int, f func(t float64) float64) axis {
-	a := axis{taps, make([]int, 0, taps*out), make([]float32, 0, taps*out)}
+// planPoint interpolates at the target centres with a fixed number of taps, as torch's interpolate and OpenCV do; beyond the border the
+// edge sample repeats.
+func planPoint(n, m, width int, f func(x float64) float64) []taps {
+	out := make([]taps, m)
+	weights := make([]float32, width*m)
 	for i := range out {
-		at := (float64(i)+0.5)*float64(in)/float64(out) - 0.5
-		if taps == 2 {
-			at = max(at, 0) // torch clamps the position for bilinear only; the edge sample is the same either way
+		at := (float64(i)+0.5)*float64(n)/float64(m) - 0.5
+		from := int(math.Floor(at)) - width/2 + 1
+		first, last := min(max(from, 0), n-1), min(max(from+width-1, 0), n-1)
+		w := weights[i*width:][:last-first+1]
+		for k := from; k < from+width; k++ {
+			w[min(max(k, 0), n-1)-first] += float32(f(at - float64(k)))
 		}
-		first := int(math.Floor(at)) - taps/2 + 1
-		for k := first; k < first+taps; k++ {
-			a.index = append(a.index, min(max(k, 0), in-1))
-			a.weight = append(a.weight, float32(f(at-float64(k))))
-		}
+		out[i] = taps{first, w}
 	}
-	return a
+	return out
 }
 
-// areaAxis averages the input samples floor(i in/out) .. ceil((i+1) in/out).
-func areaAxis(in, out int) axis {
-	a := axis{taps: (in+out-1)/out + 1}
+// planArea averages the samples floor(i n/m) .. ceil((i+1) n/m), each with the same weight: torch's adaptive average.
+func planArea(n, m int) []taps {
+	out := make([]taps, m)
 	for i := range out {
-		first, end := i*in/out, ((i+1)*in+out-1)/out
-		for k := range a.taps {
-			w := float32(0)
-			if first+k < end {
-				w = 1 / float32(end-first)
-			}
-			a.index = append(a.index, min(first+k, in-1))
-			a.weight = append(a.weight, w)
+		first, end := i*n/m, ((i+1)*n+m-1)/m
+		out[i] = taps{first, make([]float32, end-first)}
+		for k := range out[i].weights {
+			out[i].weights[k] = 1 / float32(end-first)
 		}
 	}
-	return a
+	return out
 }
 
-// filterAxis is PIL's resize with the bicubic filter (a = -0.5) widened by stretch; weights that fall outside are left out and the
-// rest normalised.
-func filterAxis(in, out int, stretch float64) axis {
-	support := 2 * stretch
-	a := axis{taps: int(math.Ceil(support))*2 + 1}
-	for i := range out {
-		centre := (float64(i) + 0.5) * float64(in) / float64(out)
-		first := max(int(centre-support+0.5), 0)
-		end := min(int(centre+support+0.5), in)
-		sum := 0.0
-		w := make([]float64, a.taps)
-		for k := first; k < end; k++ {
-			w[k-first] = cubic((float64(k)+0.5-centre)/stretch, -0.5)
-			sum += w[k-first]
-		}
-		for k, v := range w {
-			a.index = append(a.index, min(first+k, in-1))
-			a.weight = append(a.weight, float32(v/sum))
-		}
-	}
-	return a
-}
-
-// cubic is Keys' cubic convolution kernel with parameter a.
-func cubic(t, a float64) float64 {
-	t = math.Abs(t)
+// cubic75 is Keys' cubic with a = -0.75.
+func cubic75(x float64) float64 {
+	x = math.Abs(x)
 	switch {
-	case t < 1:
-		return ((a+2)*t-(a+3))*t*t + 1
-	case t < 2:
-		return ((a*t-5*a)*t+8*a)*t - 4*a
+	case x < 1:
+		return (1.25*x-2.25)*x*x + 1
+	case x < 2:
+		return ((-0.75*x+3.75)*x-6)*x + 3
 	}
 	return 0
 }
 
-// resize resamples d.cur to w by h.
+// resize resamples d.cur to w by h, rows first.
 func (d *degrader) resize(w, h int, mode string) {
 	f := &d.cur
 	if f.w == w && f.h == h {
 		return // every mode is the identity at scale 1
 	}
-	ax := newAxis(f.w, w, mode)
+	columns := planAxis(f.w, w, mode)
 	d.out.resize(w, f.h)
 	for y := range f.h {
-		src, dst := f.pix[3*f.w*y:][:3*f.w], d.out.pix[3*w*y:][:3*w]
-		for x := range w {
-			var r, g, b float32
-			for k := x * ax.taps; k < (x+1)*ax.taps; k++ {
-				p, t := src[3*ax.index[k]:][:3], ax.weight[k]
-				r += t * p[0]
-				g += t * p[1]
-				b += t * p[2]
-			}
-			dst[3*x], dst[3*x+1], dst[3*x+2] = r, g, b
-		}
+		resizeRow(d.out.pix[3*w*y:][:3*w], f.pix[3*f.w*y:][:3*f.w], columns, 3)
 	}
-	ay := newAxis(f.h, h, mode)
+	rows := planAxis(f.h, h, mode)
 	f.resize(w, h)
 	clear(f.pix)
-	for y := range h {
-		dst := f.pix[3*w*y:][:3*w]
-		for k := y * ay.taps; k < (y+1)*ay.taps; k++ {
-			if ay.weight[k] != 0 {
-				addTaps(dst, d.out.pix[3*w*ay.index[k]:], ay.weight[k:k+1], 0)
-			}
-		}
+	for y, t := range rows {
+		addTaps(f.pix[3*w*y:][:3*w], d.out.pix[3*w*t.first:], t.weights, 3*w)
 	}
 }

@@ -25,14 +25,14 @@ const (
 	sincCutSmall, sincCutBig = math.Pi / 3, math.Pi / 5
 )
 
-// Kernel describes a square blur kernel of Size by Size taps (odd), normalised to sum 1.
+// BlurKernel describes a square blur kernel of Size by Size taps (odd), normalised to sum 1.
 //
 //	q = x' S^-1 x, S the covariance with standard deviations SigmaX, SigmaY turned by Theta
 //	iso, aniso             exp(-q/2)
 //	generalized_*          exp(-q^Beta/2)
 //	plateau_*              1 / (q^Beta + 1)
 //	sinc                   Omega J1(Omega r) / (2 pi r): ideal circular low-pass that keeps frequencies below Omega
-type Kernel struct {
+type BlurKernel struct {
 	Kind   string  `json:"kind"`
 	Size   int     `json:"size"`
 	SigmaX float64 `json:"sigma_x,omitempty"` // pixels; the iso kinds have no other
@@ -44,12 +44,12 @@ type Kernel struct {
 
 func drawKernelSize(rng *rand.Rand) int { return minKernelSize + 2*rng.IntN(kernelSizes) }
 
-func drawSinc(rng *rand.Rand, size int, lo float64) *Kernel {
-	return &Kernel{Kind: KernelSinc, Size: size, Omega: uniform(rng, lo, math.Pi)}
+func drawSinc(rng *rand.Rand, size int, lo float64) *BlurKernel {
+	return &BlurKernel{Kind: KernelSinc, Size: size, Omega: uniform(rng, lo, math.Pi)}
 }
 
 // drawKernel draws a kernel of 7..21 taps: sinc with chance 0.1, else one of the six Gaussian families with sigmas in lo..hi.
-func drawKernel(rng *rand.Rand, lo, hi float64) *Kernel {
+func drawKernel(rng *rand.Rand, lo, hi float64) *BlurKernel {
 	size := drawKernelSize(rng)
 	if rng.Float64() < sincChance {
 		if size < smallKernel {
@@ -59,7 +59,7 @@ func drawKernel(rng *rand.Rand, lo, hi float64) *Kernel {
 	}
 	kinds := [...]string{KernelIso, KernelAniso, KernelGeneralizedIso, KernelGeneralizedAniso, KernelPlateauIso, KernelPlateauAniso}
 	i := choose(rng, 0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
-	k := &Kernel{Kind: kinds[i], Size: size, SigmaX: uniform(rng, lo, hi)}
+	k := &BlurKernel{Kind: kinds[i], Size: size, SigmaX: uniform(rng, lo, hi)}
 	if i%2 == 1 {
 		k.SigmaY = uniform(rng, lo, hi)
 		k.Theta = uniform(rng, -math.Pi, math.Pi)
@@ -79,7 +79,7 @@ func drawKernel(rng *rand.Rand, lo, hi float64) *Kernel {
 }
 
 // weights returns the taps, [Size, Size] row-major, summing to 1.
-func (k *Kernel) weights() []float32 {
+func (k *BlurKernel) weights() []float32 {
 	r := k.Size / 2
 	w := make([]float64, 0, k.Size*k.Size)
 	sum := 0.0
@@ -95,7 +95,7 @@ func (k *Kernel) weights() []float32 {
 }
 
 // value returns the kernel as a function of the distance from its centre, up to a factor.
-func (k *Kernel) value() func(x, y float64) float64 {
+func (k *BlurKernel) value() func(x, y float64) float64 {
 	if k.Kind == KernelSinc {
 		return func(x, y float64) float64 {
 			r := math.Hypot(x, y)
@@ -124,7 +124,7 @@ func (k *Kernel) value() func(x, y float64) float64 {
 }
 
 // line returns the Size taps whose outer product with themselves is an iso kernel.
-func (k *Kernel) line() []float32 {
+func (k *BlurKernel) line() []float32 {
 	r := k.Size / 2
 	w := make([]float64, 0, k.Size)
 	sum := 0.0
