@@ -1,0 +1,24 @@
+package tensor
+
+import "github.com/fluxir/fluxir/bindings"
+
+// Gate is x + alpha · gate_b ⊙ r: the gated residual, and the SE broadcast. x, r [B,L,C]; gate [B,C] of x's dtype or F32.
+func (t *Tape) Gate(x, gate, r *Tensor, alpha float32) *Tensor {
+	y := t.allocLike(x)
+	t.run("gate", func() error { return t.device.GateForward(&y.view, &x.view, &gate.view, &r.view, alpha) })
+	if !t.grads(x, gate, r) {
+		return y
+	}
+	t.push("gate", y, []*Tensor{y}, func() error {
+		if gate.NeedsGrad() || r.NeedsGrad() {
+			err := t.contributeAll([]*Tensor{r, gate}, func(d []*bindings.Tensor) error {
+				return t.device.GateBackward(d[0], d[1], y.grad(), &gate.view, &r.view, alpha)
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return t.passOn(x, y)
+	})
+	return y
+}
