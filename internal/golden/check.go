@@ -177,8 +177,9 @@ func (f *Fixture) Exact(t testing.TB, x string, got []float32) {
 	}
 }
 
-// CheckImage compares an 8-bit image with u8.image: equal, or off by one where 255·(R/2+½) of out.image lies within its allowed error of a half.
-func (f *Fixture) CheckImage(t testing.TB, got []uint8, precision string) {
+// CheckImage compares the 8-bit image of an f32 run with u8.image: equal, or off by one where the unrounded reference 255·(R/2+½) of
+// out.image lies within twice N's error of a half.
+func (f *Fixture) CheckImage(t testing.TB, got []uint8) {
 	t.Helper()
 	_, want := f.Ints(t, "u8.image")
 	exact, err := weights.Float64s(f.tensor(t, "out.image"))
@@ -189,12 +190,15 @@ func (f *Fixture) CheckImage(t testing.TB, got []uint8, precision string) {
 		t.Errorf("golden: u8.image: got %d values, want %d", len(got), len(want))
 		return
 	}
-	r := f.bound(t, "out.image", precision)
+	n := f.NErr["out.image"].F32
+	if n == nil {
+		t.Fatalf("golden: %s: n_err has no f32 bound of out.image", f.Dir)
+	}
 	for i, w := range want {
-		level := 255 * (exact[i]/2 + 0.5)
+		level := 255 * (min(max(exact[i], -1), 1)/2 + 0.5)
 		toHalf := math.Abs(level - math.Floor(level) - 0.5)
 		off := math.Abs(float64(int64(got[i]) - w))
-		if off > 1 || off == 1 && toHalf > r.maxAllowed*127.5 {
+		if off > 1 || off == 1 && toHalf > 2*n[0]*127.5 {
 			t.Errorf("golden: u8.image: value %d is %d, want %d (unrounded %.4f)", i, got[i], w, level)
 			return
 		}

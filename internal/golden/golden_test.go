@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -184,7 +185,7 @@ func TestNaivePasses(t *testing.T) {
 	})
 }
 
-// TestImageRule checks that R itself, rounded, passes as an 8-bit image and that a wrong value does not.
+// TestImageRule checks that the stored 8-bit image passes, that a value off by two does not, and that off by one passes only near a half.
 func TestImageRule(t *testing.T) {
 	ForEach(t, []string{"sample"}, func(t *testing.T, f *Fixture) {
 		_, want := f.Ints(t, "u8.image")
@@ -192,12 +193,24 @@ func TestImageRule(t *testing.T) {
 		for i, w := range want {
 			got[i] = uint8(w)
 		}
-		f.CheckImage(t, got, F32)
+		f.CheckImage(t, got)
 		got[len(got)/2] ^= 2
 		r := &recorder{TB: t}
-		f.CheckImage(r, got, BF16)
+		f.CheckImage(r, got)
 		if len(r.errors) != 1 {
 			t.Errorf("a value off by two passed: %v", r.errors)
+		}
+		exact := f.Floats(t, "out.image").Data
+		i := slices.IndexFunc(exact, func(v float32) bool { // in the middle between two halves, and far from the ends
+			level := 255 * (float64(v)/2 + 0.5)
+			return level > 10 && level < 245 && math.Abs(level-math.Round(level)) < 0.1
+		})
+		got[len(got)/2] ^= 2
+		got[i]++
+		r.errors = nil
+		f.CheckImage(r, got)
+		if len(r.errors) != 1 {
+			t.Errorf("a value off by one far from a half passed: %v", r.errors)
 		}
 	})
 }

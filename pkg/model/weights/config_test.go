@@ -20,9 +20,9 @@ func TestFluxConfigDefaults(t *testing.T) {
 	if c.Hidden() != 3072 || c.OutChannels != 64 || c.AxesDimsRope[1] != 56 || !c.GuidanceEmbeds || c.Prediction != PredictVelocity || c.LQSkip {
 		t.Errorf("got %+v", c)
 	}
-	total := 0
+	total := int64(0)
 	for _, p := range FluxParams(c, Original) {
-		total += numel(p.Shape)
+		total += int64(numel(p.Shape))
 	}
 	if total != 11_901_408_320 { // the published parameter count of FLUX.1-dev
 		t.Errorf("%d parameters", total)

@@ -49,14 +49,13 @@ func (p *Param) Load(src Source) (Tensor, error) {
 		parts = append(parts, t)
 	}
 	out := Tensor{Path: parts[0].Path, Name: p.Name, DType: parts[0].DType, Shape: p.Shape, Data: parts[0].Data}
-	switch {
-	case len(parts) > 1:
-		data := make([]byte, 0, numel(p.Shape)*out.DType.Size())
+	if len(parts) > 1 {
+		out.Data = make([]byte, 0, numel(p.Shape)*out.DType.Size())
 		for _, t := range parts {
-			data = append(data, t.Data...)
+			out.Data = append(out.Data, t.Data...)
 		}
-		out.Data = data
-	case p.SwapHalves:
+	}
+	if p.SwapHalves {
 		out.Data = swapHalves(out.Data)
 	}
 	return out, nil

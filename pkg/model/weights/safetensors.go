@@ -4,6 +4,7 @@ package weights
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -64,18 +65,10 @@ func Open(path string) (*File, error) {
 	}
 	file, err := parse(path, mapping)
 	if err != nil {
-		return nil, fmt.Errorf("%w%s", err, unmapNote(mapping))
+		return nil, errors.Join(err, syscall.Munmap(mapping))
 	}
 	file.mapping = mapping
 	return file, nil
-}
-
-// unmapNote unmaps and returns a note for the error already under way, "" if all went well.
-func unmapNote(mapping []byte) string {
-	if err := syscall.Munmap(mapping); err != nil {
-		return fmt.Sprintf(" (and munmap: %v)", err)
-	}
-	return ""
 }
 
 // Parse reads a safetensors file from memory, such as an embedded model. The tensors alias data. name stands for the file in messages.
