@@ -161,12 +161,3 @@ func PadReflect(m *Image, unit int) *Image {
 	}
 	return m.remap(w, h, func(x, y int) (int, int) { return reflect(x, m.W), reflect(y, m.H) })
 }
-
-// reflect maps i >= 0 to the index in 0..n that it mirrors to.
-func reflect(i, n int) int {
-	if n == 1 {
-		return 0
-	}
-	i %= 2 * (n - 1)
-	return min(i, 2*(n-1)-i)
-}
