@@ -2,19 +2,26 @@ package tensor
 
 import "github.com/fluxir/fluxir/bindings"
 
+// AddTo is a + b into y, a view of a tensor from New.
+func (t *Tape) AddTo(y, a, b *Tensor) { t.add(y, a, b, nil) }
+
 // Add is a + b.
 func (t *Tape) Add(a, b *Tensor) *Tensor {
 	y := t.allocLike(a)
+	t.add(y, a, b, []*Tensor{y})
+	return y
+}
+
+func (t *Tape) add(y, a, b *Tensor, owned []*Tensor) {
 	t.run("add", func() error { return t.device.Add(&y.view, &a.view, &b.view) })
 	if t.grads(a, b) {
-		t.push("add", y, []*Tensor{y}, func() error {
+		t.push("add", y, owned, func() error {
 			if err := t.contributeCopy(b, y.grad()); err != nil {
 				return err
 			}
 			return t.passOn(a, y)
 		})
 	}
-	return y
 }
 
 // Axpby is p_b · x + q_b · w per item of the batch, in dtype. p, q [B] F32; w and q nil: p_b · x.

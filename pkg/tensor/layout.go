@@ -80,3 +80,9 @@ func (t *Tape) Concat(a, b *Tensor) *Tensor {
 	t.CopyTo(y.Slice(1, a.Dim(1), y.Dim(1)), b)
 	return y
 }
+
+// Fill sets a leaf, or a part of a tensor from New, to a constant.
+func (t *Tape) Fill(y *Tensor, value float32) *Tensor {
+	t.run("fill", func() error { return t.device.Fill(&y.view, value) })
+	return y
+}

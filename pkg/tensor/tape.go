@@ -40,8 +40,14 @@ func (t *Tape) Arena() *Arena { return t.arenas[t.depth] }
 // Record starts recording, for a step that will call Backward.
 func (t *Tape) Record() { t.record = true }
 
+// Recording tells whether the tape records.
+func (t *Tape) Recording() bool { return t.record }
+
 // Err is the first failure of an op since the last Reset.
 func (t *Tape) Err() error { return t.err }
+
+// Note lets a caller between ops report a failure of its own, which sticks like an op's; nil is ignored.
+func (t *Tape) Note(what string, err error) { t.fail(what, err) }
 
 // Reset ends a step: recorded nodes, the sticky error and all tensors of the step are forgotten, their memory is kept for the next one.
 func (t *Tape) Reset() {

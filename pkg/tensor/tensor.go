@@ -246,3 +246,12 @@ func bfloat16(v float32) uint16 {
 	}
 	return uint16((u + 0x7fff + u>>16&1) >> 16)
 }
+
+// SetRaw overwrites a contiguous tensor with bytes that are already in its dtype, little endian.
+func (t *Tensor) SetRaw(data []byte) error {
+	t.mustBeWhole("SetRaw")
+	if len(data) != t.Len()*t.DType().Size() {
+		panic(fmt.Sprintf("tensor: SetRaw: %d bytes for shape %v of %v", len(data), t.Shape(), t.DType()))
+	}
+	return bindings.CopyToDevice(t.root.arena.device, t.view.Data, data)
+}

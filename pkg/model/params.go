@@ -1,0 +1,79 @@
+// Package model has the networks of fluxir: the FLUX transformer, its autoencoder, the FluxIR adapter, and the sampler that restores
+// with them. Everything comes from configuration; names, formulas and points of upcast follow black-forest-labs/flux and ../shared/spec.md §2, §3, §5.
+package model
+
+import (
+	"fmt"
+
+	"github.com/fluxir/fluxir/bindings"
+	"github.com/fluxir/fluxir/pkg/model/weights"
+	"github.com/fluxir/fluxir/pkg/tensor"
+)
+
+// Params are a network's weights, by fluxir's names and in order of execution.
+type Params struct {
+	List   []*tensor.Param
+	byName map[string]*tensor.Param
+}
+
+// newParams allocates parameters of the given shapes, contents undefined.
+func newParams(a *tensor.Arena, specs []weights.Param, dtype bindings.DType) (*Params, error) {
+	ps := &Params{byName: map[string]*tensor.Param{}}
+	for _, s := range specs {
+		p, err := tensor.NewParam(a, s.Name, dtype, s.Shape...)
+		if err != nil {
+			return nil, err
+		}
+		ps.List = append(ps.List, p)
+		ps.byName[s.Name] = p
+	}
+	return ps, nil
+}
+
+// load fills the parameters from a file, converting to their dtype.
+func (ps *Params) load(src weights.Source, specs []weights.Param) error {
+	for i, s := range specs {
+		t, err := s.Load(src)
+		if err != nil {
+			return err
+		}
+		if err := setParam(ps.List[i], t); err != nil {
+			return fmt.Errorf("%s: %s: %w", t.Path, s.Name, err)
+		}
+	}
+	return nil
+}
+
+func setParam(p *tensor.Param, t weights.Tensor) error {
+	if t.DType == weights.BF16 && p.Value.DType() == bindings.BF16 && !p.Trained() {
+		return p.Value.SetRaw(t.Data)
+	}
+	values, err := weights.Float32s(t)
+	if err != nil {
+		return err
+	}
+	return p.Set(values)
+}
+
+// Get is the parameter called name; nil if there is none.
+func (ps *Params) Get(name string) *tensor.Param { return ps.byName[name] }
+
+// value is the working copy of a parameter that the network's own table lists.
+func (ps *Params) value(name string) *tensor.Tensor {
+	p := ps.byName[name]
+	if p == nil {
+		panic("model: no parameter " + name)
+	}
+	return p.Value
+}
+
+// linear is a layer y = x wᵀ + b.
+type linear struct{ w, b *tensor.Tensor }
+
+func (ps *Params) linear(name string) linear {
+	return linear{ps.value(name + ".weight"), ps.value(name + ".bias")}
+}
+
+func (l linear) forward(t *tensor.Tape, x *tensor.Tensor) *tensor.Tensor {
+	return t.Linear(x, l.w, l.b)
+}
