@@ -5,7 +5,7 @@ BUILD ?= build/release
 JOBS ?= $(shell nproc)
 export CGO_ENABLED := 1
 
-.PHONY: help deps build test fmt lint clean
+.PHONY: help deps build core test op-check fmt lint clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ deps:
 test: build ## every test: Go packages and the C core's own
 	@go vet ./...
 	@go test ./...
+
+op-check: core ## every op of fluxir.h has its conformance cases
+	@go test -count=1 -run TestCoverage ./bindings/optest
 
 clean: ## remove build outputs (not data, not runs)
 	@rm -rf build bin bindings/zz_stamp.go

@@ -67,7 +67,8 @@ typedef struct fx_tensor {
 /* ---- context ---------------------------------------------------------------------------------------------------------------- */
 
 /* Opens `device` ("cpu", "cuda", "cuda:1"). threads: CPU threads per op, 0 = all cores the process may use. On failure *ctx is NULL
- * and the reason is in message. The environment variable FLUXIR_ISA = generic | avx2 | avx512 caps the CPU tier. */
+ * and the reason is in message. The environment variable FLUXIR_ISA = generic | avx2 | avx512 caps the CPU tier;
+ * FLUXIR_POISON, if set, fills the CPU workspace with NaN before each op (tests). */
 fx_status fx_ctx_create(fx_ctx** ctx, const char* device, int32_t threads, char* message, size_t capacity);
 /* Frees ctx and its workspace. Buffers must have been freed before. NULL is allowed. */
 void fx_ctx_destroy(fx_ctx* ctx);

@@ -15,6 +15,7 @@ struct CpuState {
   Tier tier;
   void* scratch;
   int64_t scratch_bytes;
+  bool poison;
   char processor[96];
 };
 
@@ -51,7 +52,7 @@ int available_cores() {
 }
 
 fx_status create(fx_ctx* ctx, const char*) {
-  CpuState* s = new CpuState{detect_tier(), nullptr, 0, {}};
+  CpuState* s = new CpuState{detect_tier(), nullptr, 0, getenv("FLUXIR_POISON") != nullptr, {}};
   read_processor(s->processor, sizeof s->processor);
   ctx->state = s;
   if (ctx->threads == 0) ctx->threads = available_cores();
@@ -101,11 +102,7 @@ fx_backend make(Tier tier) {
   return b;
 }
 
-}  // namespace
-
-void* workspace(fx_ctx* ctx, int64_t bytes) {
-  CpuState* s = state(ctx);
-  if (bytes <= s->scratch_bytes) return s->scratch;
+void grow(fx_ctx* ctx, CpuState* s, int64_t bytes) {
   free(s->scratch);
   count(ctx, -s->scratch_bytes);
   s->scratch_bytes = 0;
@@ -113,6 +110,14 @@ void* workspace(fx_ctx* ctx, int64_t bytes) {
   if (!s->scratch) throw std::bad_alloc();
   s->scratch_bytes = bytes;
   count(ctx, bytes);
+}
+
+}  // namespace
+
+void* workspace(fx_ctx* ctx, int64_t bytes) {
+  CpuState* s = state(ctx);
+  if (bytes > s->scratch_bytes) grow(ctx, s, bytes);
+  if (s->poison) memset(s->scratch, 0xff, size_t(s->scratch_bytes));
   return s->scratch;
 }
 

@@ -1,0 +1,66 @@
+package optest
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// pending lists the ops that have no case yet. It only ever shrinks.
+var pending = strings.Fields(`
+	linear_forward linear_backward attention_forward attention_backward rope_table qk_norm_rope_forward qk_norm_rope_backward
+	adaln_forward adaln_backward act_forward act_backward
+	se_squeeze_forward se_squeeze_backward se_excite_forward se_excite_backward
+	conv2d_forward conv2d_backward groupnorm_forward groupnorm_backward upsample_forward upsample_backward
+	pack unpack layout fill sum_batch add axpby_forward axpby_backward timestep_embed
+	gaussian_forward gaussian_backward gaussian_kl_forward gaussian_kl_backward
+	flow_loss_forward flow_loss_backward pixel_loss_forward pixel_loss_backward
+	grad_sum_squares adamw_step ema_step`)
+
+// TestCoverage: every op of FX_OP_LIST has a case with elements and one without, every backward op is tied to its forward op, and no two
+// cases of an op have one name.
+func TestCoverage(t *testing.T) {
+	source, err := os.ReadFile("../../csrc/core/backend.h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	full, empty, names := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	for _, op := range Ops {
+		for _, c := range op.Cases() {
+			if name := c.Op + "/" + c.String(); names[name] {
+				t.Errorf("two cases are called %s: give one a Note", name)
+			} else {
+				names[name] = true
+			}
+			if c.Empty() {
+				empty[c.Op] = true
+			} else {
+				full[c.Op] = true
+			}
+			if strings.HasSuffix(c.Op, "_backward") && c.Forward == nil {
+				t.Errorf("%s %s: Forward is not set", c.Op, &c)
+			}
+		}
+	}
+	symbols := regexp.MustCompile(`OP\((\w+)\)`).FindAllStringSubmatch(string(source), -1)
+	if len(symbols) < 40 {
+		t.Fatalf("found only %d ops in backend.h", len(symbols))
+	}
+	for _, match := range symbols {
+		symbol := match[1]
+		if symbol == "OP" || symbol == "FX_OP_POINTER" {
+			continue
+		}
+		if slices.Contains(pending, symbol) {
+			if full[symbol] {
+				t.Errorf("%s has cases: take it off the pending list", symbol)
+			}
+			continue
+		}
+		if !full[symbol] || !empty[symbol] {
+			t.Errorf("%s: has a case: %v, has a case of size zero: %v", symbol, full[symbol], empty[symbol])
+		}
+	}
+}

@@ -1,0 +1,79 @@
+package optest
+
+import "github.com/fluxir/fluxir/bindings"
+
+const gateAlpha = 0.75
+
+// gateForward: y = x + alpha · gate_b ⊙ r on [B,L,C]; gate [B,C] may be F32 in a bf16 case.
+func gateForward(dtype, gateDType bindings.DType, B, L, C int) Case {
+	return Case{
+		Op: "gate_forward", DType: dtype, Note: "gate " + gateDType.String(),
+		Args: []Arg{
+			Out("y", dtype, B, L, C).Alias("x"),
+			In("x", dtype, B, L, C),
+			In("gate", gateDType, B, C),
+			In("r", dtype, B, L, C),
+		},
+		Run: func(d *bindings.Device, t Tensors) error {
+			return d.GateForward(t["y"], t["x"], t["gate"], t["r"], gateAlpha)
+		},
+		Formula: func(p *Prec, v Values) {
+			y, x, gate, r := v["y"], v["x"], v["gate"], v["r"]
+			for i := range y {
+				b, c := i/(L*C), i%C
+				y[i] = p.R(x[i] + p.R(p.R(gateAlpha*gate[b*C+c])*r[i]))
+			}
+		},
+		FLOPs: 3 * B * L * C,
+	}
+}
+
+// gateBackward: dr = alpha · gate ⊙ dy; dgate = alpha · sum over L of dy ⊙ r.
+func gateBackward(dtype, gateDType bindings.DType, B, L, C int) Case {
+	forward := gateForward(dtype, gateDType, B, L, C)
+	return Case{
+		Op: "gate_backward", DType: dtype, Note: "gate " + gateDType.String(), Forward: &forward,
+		Args: []Arg{
+			Out("dr", dtype, B, L, C),
+			Out("dgate", gateDType, B, C),
+			In("dy", dtype, B, L, C),
+			In("gate", gateDType, B, C),
+			In("r", dtype, B, L, C),
+		},
+		Run: func(d *bindings.Device, t Tensors) error {
+			return d.GateBackward(t["dr"], t["dgate"], t["dy"], t["gate"], t["r"], gateAlpha)
+		},
+		Formula: func(p *Prec, v Values) {
+			dr, dgate, dy, gate, r := v["dr"], v["dgate"], v["dy"], v["gate"], v["r"]
+			for i := range dr {
+				b, c := i/(L*C), i%C
+				dr[i] = p.R(p.R(gateAlpha*gate[b*C+c]) * dy[i])
+			}
+			for i := range dgate {
+				b, c := i/C, i%C
+				at := func(l int) int { return (b*L+l)*C + c }
+				dgate[i] = p.R(gateAlpha * p.R(p.Sum(L, func(l int) float64 { return p.R(dy[at(l)] * r[at(l)]) })))
+			}
+		},
+		FLOPs: 5 * B * L * C,
+	}
+}
+
+func gateCases() []Case {
+	var cases []Case
+	for _, s := range [][3]int{{1, 1, 1}, {1, 3, 15}, {2, 5, 16}, {3, 33, 17}, {2, 65, 131}, {1, 0, 8}} {
+		for _, dtype := range floats {
+			cases = append(cases, gateForward(dtype, dtype, s[0], s[1], s[2]), gateBackward(dtype, dtype, s[0], s[1], s[2]))
+		}
+	}
+	mixed := gateBackward(bindings.BF16, bindings.F32, 2, 33, 48)
+	return append(cases, gateForward(bindings.BF16, bindings.F32, 2, 33, 48), mixed, mixed.Without("dr"), mixed.Without("dgate", "r"))
+}
+
+func gateBench() []Case {
+	const L, C = 4096 + 512, 3072 // one FLUX image of 1024x1024 pixels with its text
+	return []Case{
+		gateForward(bindings.BF16, bindings.BF16, 1, L, C), gateBackward(bindings.BF16, bindings.BF16, 1, L, C),
+		gateForward(bindings.F32, bindings.F32, 1, L, C), gateBackward(bindings.F32, bindings.F32, 1, L, C),
+	}
+}

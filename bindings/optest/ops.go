@@ -1,0 +1,6 @@
+package optest
+
+// Ops is every op, in the order of fluxir.h.
+var Ops = []Op{
+	{"gate", gateCases, gateBench},
+}
