@@ -5,7 +5,7 @@ BUILD ?= build/release
 JOBS ?= $(shell nproc)
 export CGO_ENABLED := 1
 
-.PHONY: help deps build core test op-check fmt lint clean
+.PHONY: help deps build core test op-check fmt lint clean photos
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -33,3 +33,6 @@ op-check: core ## every op of fluxir.h has its conformance cases
 
 clean: ## remove build outputs (not data, not runs)
 	@rm -rf build bin bindings/zz_stamp.go
+
+photos: ## fetch the training and evaluation photographs into data/photos (1 GB of Debian packages; see cmd/photos -h)
+	@go run ./cmd/photos $(PHOTOS_FLAGS)

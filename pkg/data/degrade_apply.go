@@ -41,17 +41,10 @@ func (p Params) Check() error {
 func (s Stage) fault() string {
 	switch s.Op {
 	case OpBlur:
-		k := s.Kernel
-		switch {
-		case k == nil:
+		if s.Kernel == nil {
 			return "blur without a kernel"
-		case k.Size < 1 || k.Size > 99 || k.Size%2 == 0:
-			return fmt.Sprintf("kernel size %d, want odd, 1..99", k.Size)
-		case k.Kind == KernelSinc && !(k.Omega > 0 && k.Omega <= math.Pi):
-			return fmt.Sprintf("sinc cutoff %g, want 0..pi", k.Omega)
-		case k.Kind != KernelSinc && !(k.SigmaX > 0 && k.SigmaY >= 0):
-			return fmt.Sprintf("kernel sigmas %g, %g", k.SigmaX, k.SigmaY)
 		}
+		return s.Kernel.fault()
 	case OpResize:
 		if !(s.Scale > 0 && s.Scale <= 8) {
 			return fmt.Sprintf("scale %g, want 0..8", s.Scale)
@@ -106,38 +99,84 @@ func (d *degrader) run(p Params) error {
 		return err
 	}
 	w, h := d.cur.w, d.cur.h
-	for i, s := range p.Stages {
-		d.pcg.Seed(p.Seed, uint64(i))
-		rng := rand.New(&d.pcg)
-		switch s.Op {
-		case OpBlur:
-			d.blur(s.Kernel)
-		case OpResize:
-			d.resize(max(1, int(s.Scale*float64(w))), max(1, int(s.Scale*float64(h))), s.Mode)
-		case OpGauss:
-			d.gauss(rng, float32(s.Sigma), s.Gray)
-		case OpPoisson:
-			d.poisson(rng, float32(s.Strength), s.Gray)
-		case OpJPEG:
-			if err := d.jpeg(s.Quality); err != nil {
-				return err
-			}
-		}
-		if s.Round {
-			d.round()
+	for i := range p.Stages {
+		if err := d.stage(p, i, w, h); err != nil {
+			return err
 		}
 	}
 	d.round()
+	return d.checkSize(w, h)
+}
+
+// runPatch is run when only the size by size pixels at (ox, oy) of the result are wanted; it leaves a part of the picture that holds them
+// in d.cur and returns their place in it. A JPEG at the end of the chain, half of the light preset's time, is then coded only where its
+// 16x16 units touch the patch: the same coefficients, and on the patch's outermost pixels chroma interpolated as at a picture's edge.
+func (d *degrader) runPatch(p Params, ox, oy, size int) (int, int, error) {
+	last := len(p.Stages) - 1
+	if last < 0 || p.Stages[last].Op != OpJPEG {
+		return ox, oy, d.run(p)
+	}
+	if err := p.Check(); err != nil {
+		return 0, 0, err
+	}
+	w, h := d.cur.w, d.cur.h
+	for i := range last {
+		if err := d.stage(p, i, w, h); err != nil {
+			return 0, 0, err
+		}
+	}
+	if err := d.checkSize(w, h); err != nil {
+		return 0, 0, err
+	}
+	const unit = 16
+	x0, y0 := ox&^(unit-1), oy&^(unit-1)
+	x1, y1 := min((ox+size+unit-1)&^(unit-1), w), min((oy+size+unit-1)&^(unit-1), h)
+	for y := y0; y < y1; y++ { // rows move towards the front, so in place
+		copy(d.cur.pix[3*(y-y0)*(x1-x0):][:3*(x1-x0)], d.cur.pix[3*(y*w+x0):])
+	}
+	d.cur.resize(x1-x0, y1-y0)
+	return ox - x0, oy - y0, d.stage(p, last, w, h)
+}
+
+func (d *degrader) checkSize(w, h int) error {
 	if d.cur.w != w || d.cur.h != h {
 		return fmt.Errorf("data: degradation ends at %dx%d, want the input's %dx%d", d.cur.w, d.cur.h, w, h)
 	}
 	return nil
 }
 
-// round clips to 0..255 and rounds to whole numbers, halves up.
+// stage applies stage i of a checked p to d.cur; w and h are the size of the chain's input.
+func (d *degrader) stage(p Params, i, w, h int) error {
+	s := p.Stages[i]
+	d.pcg.Seed(p.Seed, uint64(i))
+	rng := rand.New(&d.pcg)
+	switch s.Op {
+	case OpBlur:
+		d.blur(s.Kernel)
+	case OpResize:
+		d.resize(max(1, int(s.Scale*float64(w))), max(1, int(s.Scale*float64(h))), s.Mode)
+	case OpGauss:
+		d.gauss(rng, float32(s.Sigma), s.Gray)
+	case OpPoisson:
+		d.poisson(rng, float32(s.Strength), s.Gray)
+	case OpJPEG:
+		if err := d.jpeg(s.Quality); err != nil {
+			return err
+		}
+	}
+	if s.Round {
+		d.round()
+	}
+	return nil
+}
+
+// round8 clips to 0..255 and rounds, halves up. Integer clipping is twice as fast as min and max of floats, which care for NaN.
+func round8(v float32) int32 { return min(max(int32(v+0.5), 0), 255) }
+
+// round makes every value a whole number of 0..255.
 func (d *degrader) round() {
 	for i, v := range d.cur.pix {
-		d.cur.pix[i] = float32(int32(min(max(v, 0), 255) + 0.5))
+		d.cur.pix[i] = float32(round8(v))
 	}
 }
 
@@ -148,24 +187,35 @@ func (d *degrader) gauss(rng *rand.Rand, sigma float32, gray bool) {
 		for i := 0; i < len(pix); i += 3 {
 			n := sigma * float32(rng.NormFloat64())
 			for c := i; c < i+3; c++ {
-				pix[c] = min(max(pix[c]+n, 0), 255)
+				pix[c] = clip(pix[c] + n)
 			}
 		}
 		return
 	}
 	for i, v := range pix {
-		pix[i] = min(max(v+sigma*float32(rng.NormFloat64()), 0), 255)
+		pix[i] = clip(v + sigma*float32(rng.NormFloat64()))
 	}
+}
+
+// clip limits v to 0..255 without the care for NaN and signed zeros that makes min and max slow.
+func clip(v float32) float32 {
+	if v < 0 {
+		return 0
+	}
+	if v > 255 {
+		return 255
+	}
+	return v
 }
 
 // poisson adds strength times the noise of a photon count whose scale follows the number of grey levels in use, as BasicSR's
 // generate_poisson_noise: vals = 2^ceil(log2(levels)), noise = Poisson(x vals) / vals - x with x in 0..1 rounded to 8 bits.
 func (d *degrader) poisson(rng *rand.Rand, strength float32, gray bool) {
 	pix := d.cur.pix
-	level := func(i int) int { return int(min(max(pix[i], 0), 255) + 0.5) }
+	level := func(i int) int { return int(round8(pix[i])) }
 	if gray {
 		level = func(i int) int {
-			return int(0.2989*min(max(pix[i], 0), 255) + 0.587*min(max(pix[i+1], 0), 255) + 0.114*min(max(pix[i+2], 0), 255) + 0.5)
+			return int(round8(0.2989*pix[i] + 0.587*pix[i+1] + 0.114*pix[i+2]))
 		}
 	}
 	step := 1
@@ -185,7 +235,7 @@ func (d *degrader) poisson(rng *rand.Rand, strength float32, gray bool) {
 		x := float64(level(i))
 		n := strength * float32(poissonCount(rng, x/255*vals)/vals*255-x)
 		for c := i; c < i+step; c++ {
-			pix[c] = min(max(pix[c]+n, 0), 255)
+			pix[c] = clip(pix[c] + n)
 		}
 	}
 }
@@ -235,7 +285,7 @@ func (d *degrader) jpeg(quality int) error {
 	d.rgba.Pix, d.rgba.Stride, d.rgba.Rect = d.rgba.Pix[:4*n], 4*f.w, image.Rect(0, 0, f.w, f.h)
 	for i := range n {
 		for c := range 3 {
-			d.rgba.Pix[4*i+c] = uint8(min(max(f.pix[3*i+c], 0), 255) + 0.5)
+			d.rgba.Pix[4*i+c] = uint8(round8(f.pix[3*i+c]))
 		}
 		d.rgba.Pix[4*i+3] = 255
 	}

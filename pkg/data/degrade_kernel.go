@@ -1,19 +1,25 @@
 package data
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 )
 
 // The kinds of blur kernel, named as in BasicSR:basicsr/data/degradations.py.
 const (
-	KernelIso                = "iso"
-	KernelAniso              = "aniso"
-	KernelGeneralizedIso     = "generalized_iso"
-	KernelGeneralizedAniso   = "generalized_aniso"
-	KernelPlateauIso         = "plateau_iso"
-	KernelPlateauAniso       = "plateau_aniso"
-	KernelSinc               = "sinc"
+	KernelIso              = "iso"
+	KernelAniso            = "aniso"
+	KernelGeneralizedIso   = "generalized_iso"
+	KernelGeneralizedAniso = "generalized_aniso"
+	KernelPlateauIso       = "plateau_iso"
+	KernelPlateauAniso     = "plateau_aniso"
+	KernelSinc             = "sinc"
+)
+
+// The draws that both orders share (SeeSR:params_realesrgan.yml).
+const (
 	sincChance               = 0.1
 	minKernelSize            = 7
 	kernelSizes              = 8 // 7, 9, .. 21
@@ -24,6 +30,8 @@ const (
 	smallKernel              = 13 // sinc kernels from this size on may cut lower frequencies
 	sincCutSmall, sincCutBig = math.Pi / 3, math.Pi / 5
 )
+
+var gaussianKinds = [...]string{KernelIso, KernelAniso, KernelGeneralizedIso, KernelGeneralizedAniso, KernelPlateauIso, KernelPlateauAniso}
 
 // BlurKernel describes a square blur kernel of Size by Size taps (odd), normalised to sum 1.
 //
@@ -42,6 +50,23 @@ type BlurKernel struct {
 	Omega  float64 `json:"omega,omitempty"` // radians per pixel
 }
 
+// fault says what is out of range, or "".
+func (k *BlurKernel) fault() string {
+	switch {
+	case k.Size < 1 || k.Size > 99 || k.Size%2 == 0:
+		return fmt.Sprintf("kernel size %d, want odd, 1..99", k.Size)
+	case k.Kind == KernelSinc:
+		if !(k.Omega > 0 && k.Omega <= math.Pi) {
+			return fmt.Sprintf("sinc cutoff %g, want 0..pi", k.Omega)
+		}
+	case !slices.Contains(gaussianKinds[:], k.Kind):
+		return fmt.Sprintf("unknown kernel kind %q", k.Kind)
+	case !(k.SigmaX > 0 && k.SigmaY >= 0 && k.Beta >= 0):
+		return fmt.Sprintf("kernel sigmas %g, %g, shape %g", k.SigmaX, k.SigmaY, k.Beta)
+	}
+	return ""
+}
+
 func drawKernelSize(rng *rand.Rand) int { return minKernelSize + 2*rng.IntN(kernelSizes) }
 
 func drawSinc(rng *rand.Rand, size int, lo float64) *BlurKernel {
@@ -57,9 +82,8 @@ func drawKernel(rng *rand.Rand, lo, hi float64) *BlurKernel {
 		}
 		return drawSinc(rng, size, sincCutBig)
 	}
-	kinds := [...]string{KernelIso, KernelAniso, KernelGeneralizedIso, KernelGeneralizedAniso, KernelPlateauIso, KernelPlateauAniso}
 	i := choose(rng, 0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
-	k := &BlurKernel{Kind: kinds[i], Size: size, SigmaX: uniform(rng, lo, hi)}
+	k := &BlurKernel{Kind: gaussianKinds[i], Size: size, SigmaX: uniform(rng, lo, hi)}
 	if i%2 == 1 {
 		k.SigmaY = uniform(rng, lo, hi)
 		k.Theta = uniform(rng, -math.Pi, math.Pi)

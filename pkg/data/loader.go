@@ -221,7 +221,7 @@ func (w *patchWorker) pair(rng *rand.Rand, hq, lq []float32) error {
 	if err != nil {
 		return err
 	}
-	if err := w.deg.run(p); err != nil {
+	if ox, oy, err = w.deg.runPatch(p, ox, oy, size); err != nil {
 		return err
 	}
 	w.deg.cur.patch(lq, ox, oy, size)

@@ -17,6 +17,24 @@ type Photo struct {
 	Pix  []byte // [H, W, 3], len 3*W*H
 }
 
+// NewPhoto rounds a picture to 8 bits; alpha is dropped.
+func NewPhoto(name string, m *Image) Photo {
+	p := Photo{Name: name, W: m.W, H: m.H, Pix: make([]byte, len(m.Pix))}
+	for i, v := range m.Pix {
+		p.Pix[i] = uint8(quantise(v, 255))
+	}
+	return p
+}
+
+// Image returns the photograph as a picture of its own.
+func (p Photo) Image() *Image {
+	m := New(p.W, p.H)
+	for i, v := range p.Pix {
+		m.Pix[i] = unit8(v)
+	}
+	return m
+}
+
 // A pack file holds many photographs as raw bytes, so that opening a training set takes no time and its pixels live in the page
 // cache, shared by every process that reads them (decoding 250 megapixels of PNG takes ten seconds and 750 MB per process).
 //

@@ -1,7 +1,6 @@
 package photos
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -51,6 +50,11 @@ func Build(ctx context.Context, o Options) (Summary, error) {
 	if err != nil {
 		return Summary{}, err
 	}
+	return build(ctx, o, sources)
+}
+
+// build is Build for a given list of sources.
+func build(ctx context.Context, o Options, sources []source) (Summary, error) {
 	for _, d := range []string{o.Cache, o.Dir, filepath.Join(o.Dir, "licences")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return Summary{}, fmt.Errorf("photos: %w", err)
@@ -233,19 +237,12 @@ func convert(it *item, path string) error {
 	if err != nil {
 		return err
 	}
-	m, err := decodeRGB(bytes.NewReader(raw))
+	p, err := develop(it.source, raw)
 	if err != nil {
-		it.drop = "broken: " + err.Error()
+		it.drop = err.Error()
 		return nil
 	}
-	if nearlyBlack(m) {
-		it.drop = "nearly black"
-		return nil
-	}
-	if it.halve {
-		m = halve(m)
-	}
-	return writePNG(path, m)
+	return writePNG(path, p)
 }
 
 // finish writes the packs and the credits and counts.
@@ -294,16 +291,11 @@ func pack(o Options, name string) (*data.Pack, error) {
 		}
 	}
 	err = data.WritePack(path, len(files), func(i int) (data.Photo, error) {
-		f, err := os.Open(files[i])
+		m, err := data.Load(files[i])
 		if err != nil {
 			return data.Photo{}, err
 		}
-		defer f.Close()
-		m, err := decodeRGB(f)
-		if err != nil {
-			return data.Photo{}, fmt.Errorf("%s: %w", files[i], err)
-		}
-		return photo(strings.TrimSuffix(filepath.Base(files[i]), ".png"), m), nil
+		return data.NewPhoto(strings.TrimSuffix(filepath.Base(files[i]), ".png"), m), nil
 	})
 	if err != nil {
 		return nil, err
