@@ -36,6 +36,15 @@ func goldenPNG(t *testing.T, path string) *image.NRGBA {
 	return out
 }
 
+func mustRead(t testing.TB, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // TestLoadAgainstPillow compares every file of testdata with what Pillow reads from it.
 func TestLoadAgainstPillow(t *testing.T) {
 	wants, err := filepath.Glob("testdata/*.want.png")
@@ -83,10 +92,7 @@ func TestLoadAgainstPillow(t *testing.T) {
 }
 
 func TestLoadMeta(t *testing.T) {
-	icc, err := os.ReadFile("testdata/srgb.icc")
-	if err != nil {
-		t.Fatal(err)
-	}
+	icc := mustRead(t, "testdata/srgb.icc")
 	tests := []struct {
 		file   string
 		format Format
@@ -149,11 +155,52 @@ func TestOrientationIsReset(t *testing.T) {
 	}
 }
 
-func TestLoadByContent(t *testing.T) {
-	b, err := os.ReadFile("testdata/rgb420.jpg")
-	if err != nil {
-		t.Fatal(err)
+func TestUprightEXIF(t *testing.T) {
+	// big-endian, one entry (orientation 7), a link to a thumbnail directory at 0x26
+	const exif = "MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x07\x00\x00\x00\x00\x00\x26"
+	const upright = "MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x01\x00\x00\x00\x00\x00\x00"
+	tests := []struct {
+		in   string
+		o    int
+		want string
+	}{
+		{exif, 7, upright},
+		{"Exif\x00\x00" + exif, 7, upright},
+		{strings.Replace(exif, "\x07", "\x09", 1), 1, strings.Replace(upright, "\x00\x01\x00\x00\x00\x00\x00\x00", "\x00\x09\x00\x00\x00\x00\x00\x00", 1)},
+		{exif[:len(exif)-1], 1, ""},
+		{"", 1, ""},
+		{"MM\x00*\xff\xff\xff\xff", 1, ""},
+		{"MM\x00*\x00\x00\x00\x08\xff\xff", 1, ""},
+		{"text", 1, ""},
 	}
+	for _, tc := range tests {
+		if o, got := uprightEXIF([]byte(tc.in)); o != tc.o || string(got) != tc.want {
+			t.Errorf("%q: got %d %q, want %d %q", tc.in, o, got, tc.o, tc.want)
+		}
+	}
+}
+
+// TestResolutionUnits: JFIF and TIFF may count dots per centimetre.
+func TestResolutionUnits(t *testing.T) {
+	jfif := mustRead(t, "testdata/profile.jpg")
+	at := bytes.Index(jfif, []byte("JFIF\x00")) + 7
+	dir := mustRead(t, "testdata/profile.tif")
+	d, _ := parseTIFF(dir)
+	unit := d.find(tagResolutionUnit)
+	for u, want := range map[byte]float64{0: 0, 1: 300, 2: 762, 3: 0} {
+		jfif[at] = u
+		if m, err := Decode(bytes.NewReader(jfif)); err != nil || m.Meta.DPI != want {
+			t.Errorf("JFIF unit %d: %v dpi, want %v (%v)", u, m.Meta.DPI, want, err)
+		}
+		unit[8] = u + 1 // none, inch, centimetre are 1, 2, 3
+		if m, err := Decode(bytes.NewReader(dir)); err != nil || math.Abs(m.Meta.DPI-want) > 1e-9 {
+			t.Errorf("TIFF unit %d: %v dpi, want %v (%v)", u+1, m.Meta.DPI, want, err)
+		}
+	}
+}
+
+func TestLoadByContent(t *testing.T) {
+	b := mustRead(t, "testdata/rgb420.jpg")
 	path := filepath.Join(t.TempDir(), "picture.png")
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		t.Fatal(err)
@@ -164,13 +211,7 @@ func TestLoadByContent(t *testing.T) {
 }
 
 func TestLoadBadFiles(t *testing.T) {
-	read := func(name string) []byte {
-		b, err := os.ReadFile("testdata/" + name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
+	read := func(name string) []byte { return mustRead(t, "testdata/"+name) }
 	half := func(name string) []byte { b := read(name); return b[:len(b)/2] }
 	flipped := func(name string, at int) []byte { b := read(name); b[at] ^= 0xff; return b }
 	animated := read("lossy_alpha.webp")
@@ -231,10 +272,7 @@ func TestLoadBadFiles(t *testing.T) {
 // TestTruncations cuts files at every length: an error of the right kind each time, never a picture.
 func TestTruncations(t *testing.T) {
 	for _, name := range []string{"rgb420.jpg", "progressive.jpg", "cmyk.jpg", "palette_trns.png", "grey16.png", "lossy_alpha.webp", "lossless.webp", "lzw.tif", "plain.tif"} {
-		b, err := os.ReadFile("testdata/" + name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := mustRead(t, "testdata/"+name)
 		end := len(b)
 		if filepath.Ext(name) == ".tif" {
 			d, _ := parseTIFF(b)
@@ -271,11 +309,7 @@ func FuzzDecode(f *testing.F) {
 		if strings.HasSuffix(p, ".want.png") || strings.HasSuffix(p, ".icc") {
 			continue
 		}
-		b, err := os.ReadFile(p)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(b)
+		f.Add(mustRead(f, p))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := Decoder{MaxPixels: 1 << 16}.Decode(bytes.NewReader(b))
