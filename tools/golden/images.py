@@ -45,7 +45,9 @@ def encoded(im, fmt, **kw):
 
 
 rgb, rgba = scene(21, 13), scene(21, 13, alpha=True)
-icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+icc = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+icc[24:36] = bytes(12)  # the date of creation
+icc = bytes(icc)
 
 # JPEG: the three samplings Pillow writes, progressive, grey, tiny planes, the two four-channel kinds
 for i, s in enumerate(["444", "422", "420"]):
