@@ -2,6 +2,7 @@ package data
 
 import (
 	"bytes"
+	"compress/zlib"
 	"errors"
 	"image"
 	"image/png"
@@ -176,6 +177,26 @@ func TestUprightEXIF(t *testing.T) {
 	for _, tc := range tests {
 		if o, got := uprightEXIF([]byte(tc.in)); o != tc.o || string(got) != tc.want {
 			t.Errorf("%q: got %d %q, want %d %q", tc.in, o, got, tc.o, tc.want)
+		}
+	}
+}
+
+func TestInflateLimit(t *testing.T) {
+	deflated := func(n int) []byte {
+		var b bytes.Buffer
+		z := zlib.NewWriter(&b)
+		if _, err := z.Write(make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+		z.Close()
+		return b.Bytes()
+	}
+	if got := inflate(deflated(maxProfileBytes)); len(got) != maxProfileBytes {
+		t.Errorf("the largest profile came back as %d bytes", len(got))
+	}
+	for name, z := range map[string][]byte{"too long": deflated(maxProfileBytes + 1), "cut": deflated(500)[:8], "text": []byte("text"), "empty": nil} {
+		if got := inflate(z); got != nil {
+			t.Errorf("%s: got %d bytes", name, len(got))
 		}
 	}
 }

@@ -119,6 +119,15 @@ func inflate(z []byte) []byte {
 	return p
 }
 
+// deflate returns p as a zlib stream.
+func deflate(p []byte) []byte {
+	var b bytes.Buffer
+	z := zlib.NewWriter(&b)
+	_, _ = z.Write(p) // a bytes.Buffer does not fail
+	_ = z.Close()
+	return b.Bytes()
+}
+
 // riffChunks calls f for each chunk of a RIFF file; f returns false to stop.
 func riffChunks(b []byte, f func(id string, p []byte) bool) {
 	for b = b[12:]; len(b) >= 8; {
@@ -178,11 +187,7 @@ func addPNGMeta(b []byte, m Meta) []byte {
 		out = binary.BigEndian.AppendUint32(out, crc32.ChecksumIEEE(body))
 	}
 	if m.ICC != nil {
-		p := bytes.NewBufferString("ICC profile\x00\x00")
-		z := zlib.NewWriter(p)
-		z.Write(m.ICC) // a bytes.Buffer does not fail
-		z.Close()
-		chunk("iCCP", p.Bytes())
+		chunk("iCCP", append([]byte("ICC profile\x00\x00"), deflate(m.ICC)...))
 	}
 	if d := math.Round(m.DPI / 0.0254); d >= 1 && d <= math.MaxInt32 {
 		p := binary.BigEndian.AppendUint32(nil, uint32(d))

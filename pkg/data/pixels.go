@@ -14,36 +14,40 @@ func unit16(v uint16) float32 { return float32(v) / 65535 }
 func fromGo(src image.Image, format Format) *Image {
 	r := src.Bounds()
 	m := New(r.Dx(), r.Dy())
-	alpha := make([]float32, m.W*m.H)
-	var row func(y int, rgb, a []float32)
+	if o, ok := src.(interface{ Opaque() bool }); !ok || !o.Opaque() {
+		m.Alpha = make([]float32, m.W*m.H)
+	}
+	var row func(y int, rgb, a []float32) // a is nil for opaque pictures
 	switch s := src.(type) {
 	case *image.YCbCr:
 		row = ycbcrRow(s, nil, 0, format)
 	case *image.NYCbCrA:
 		row = ycbcrRow(&s.YCbCr, s.A, s.AStride, format)
 	case *image.Gray:
-		row = func(y int, rgb, a []float32) {
+		row = func(y int, rgb, _ []float32) {
 			for x, v := range s.Pix[y*s.Stride:][:m.W] {
 				g := unit8(v)
-				rgb[3*x], rgb[3*x+1], rgb[3*x+2], a[x] = g, g, g, 1
+				rgb[3*x], rgb[3*x+1], rgb[3*x+2] = g, g, g
 			}
 		}
 	case *image.NRGBA:
 		row = func(y int, rgb, a []float32) {
 			p := s.Pix[y*s.Stride:][:4*m.W]
+			for x := range m.W {
+				rgb[3*x], rgb[3*x+1], rgb[3*x+2] = unit8(p[4*x]), unit8(p[4*x+1]), unit8(p[4*x+2])
+			}
 			for x := range a {
-				rgb[3*x], rgb[3*x+1], rgb[3*x+2], a[x] = unit8(p[4*x]), unit8(p[4*x+1]), unit8(p[4*x+2]), unit8(p[4*x+3])
+				a[x] = unit8(p[4*x+3])
 			}
 		}
 	case *image.CMYK:
-		row = func(y int, rgb, a []float32) {
+		row = func(y int, rgb, _ []float32) {
 			p := s.Pix[y*s.Stride:][:4*m.W]
-			for x := range a {
+			for x := range m.W {
 				k := uint32(255 - p[4*x+3])
 				for c := range 3 {
 					rgb[3*x+c] = unit8(uint8((uint32(255-p[4*x+c])*k + 127) / 255))
 				}
-				a[x] = 1
 			}
 		}
 	default:
@@ -51,21 +55,19 @@ func fromGo(src image.Image, format Format) *Image {
 	}
 	parallel(m.H, func(lo, hi int) {
 		for y := lo; y < hi; y++ {
-			row(y, m.Pix[3*y*m.W:3*(y+1)*m.W], alpha[y*m.W:(y+1)*m.W])
+			var a []float32
+			if m.Alpha != nil {
+				a = m.Alpha[y*m.W : (y+1)*m.W]
+			}
+			row(y, m.row(y), a)
 		}
 	})
-	for _, a := range alpha {
-		if a != 1 {
-			m.Alpha = alpha
-			break
-		}
-	}
 	return m
 }
 
 // anyRow reads one row of any Go image that starts at (x0, y): palettes, 16 bit, premultiplied alpha.
 func anyRow(src image.Image, x0, y int, rgb, a []float32) {
-	for x := range a {
+	for x := range len(rgb) / 3 {
 		var c color.NRGBA64
 		switch v := src.At(x0+x, y).(type) {
 		case color.NRGBA64:
@@ -75,7 +77,10 @@ func anyRow(src image.Image, x0, y int, rgb, a []float32) {
 		default:
 			c = color.NRGBA64Model.Convert(v).(color.NRGBA64)
 		}
-		rgb[3*x], rgb[3*x+1], rgb[3*x+2], a[x] = unit16(c.R), unit16(c.G), unit16(c.B), unit16(c.A)
+		rgb[3*x], rgb[3*x+1], rgb[3*x+2] = unit16(c.R), unit16(c.G), unit16(c.B)
+		if a != nil {
+			a[x] = unit16(c.A)
+		}
 	}
 }
 
@@ -87,18 +92,17 @@ func ycbcrRow(s *image.YCbCr, alpha []uint8, alphaStride int, format Format) fun
 		cb, cr := chroma[:w], chroma[w:]
 		upsampleRow(cb, s, s.Cb, y, format)
 		upsampleRow(cr, s, s.Cr, y, format)
-		luma := s.Y[y*s.YStride:][:w]
-		for x := range luma {
+		for x, luma := range s.Y[y*s.YStride:][:w] {
 			var r, g, b int
 			if format == FormatWebP {
-				r, g, b = studioRGB(int(luma[x]), int(cb[x]), int(cr[x]))
+				r, g, b = studioRGB(int(luma), int(cb[x]), int(cr[x]))
 			} else {
-				r, g, b = jfifRGB(int(luma[x]), int(cb[x])-128, int(cr[x])-128)
+				r, g, b = jfifRGB(int(luma), int(cb[x])-128, int(cr[x])-128)
 			}
-			rgb[3*x], rgb[3*x+1], rgb[3*x+2], a[x] = unit8(clamp8(r)), unit8(clamp8(g)), unit8(clamp8(b)), 1
-			if alpha != nil {
-				a[x] = unit8(alpha[y*alphaStride+x])
-			}
+			rgb[3*x], rgb[3*x+1], rgb[3*x+2] = unit8(clamp8(r)), unit8(clamp8(g)), unit8(clamp8(b))
+		}
+		for x := range a {
+			a[x] = unit8(alpha[y*alphaStride+x])
 		}
 	}
 }

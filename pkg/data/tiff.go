@@ -1,8 +1,6 @@
 package data
 
 import (
-	"bytes"
-	"compress/zlib"
 	"encoding/binary"
 	"image"
 	"io"
@@ -10,94 +8,118 @@ import (
 	"slices"
 )
 
+// Field types of TIFF 6.0.
+const (
+	tiffShort     = 3
+	tiffLong      = 4
+	tiffRational  = 5
+	tiffUndefined = 7
+)
+
 // encodeTIFF writes src (as made by toGo) as a little-endian TIFF of one deflated strip: grey or RGB of 8 or 16 bit, with alpha when
 // it is used. golang.org/x/image/tiff writes opaque RGB with a fourth channel and no profile, hence this one.
 func encodeTIFF(w io.Writer, src image.Image, alpha bool, m Meta) error {
 	size := src.Bounds().Size()
-	var strip bytes.Buffer
-	z := zlib.NewWriter(&strip)
-	samples, depth := 3, 8
-	photometric := uint32(2) // RGB
+	samples, depth, photometric := 3, 8, uint32(2) // RGB
 	if alpha {
 		samples = 4
 	}
+	var pix []byte
 	switch s := src.(type) {
 	case *image.Gray:
 		samples, photometric = 1, 1
-		z.Write(s.Pix) // a bytes.Buffer does not fail
+		pix = s.Pix
 	case *image.Gray16:
 		samples, photometric, depth = 1, 1, 16
-		z.Write(swapped(s.Pix))
+		pix = swapped(s.Pix)
 	case *image.NRGBA:
-		z.Write(dropAlpha(s.Pix, 1, samples))
+		pix = dropAlpha(s.Pix, 1, samples)
 	case *image.NRGBA64:
 		depth = 16
-		z.Write(swapped(dropAlpha(s.Pix, 2, samples)))
+		pix = swapped(dropAlpha(s.Pix, 2, samples))
 	}
-	z.Close()
-
-	const short, long, rational, undefined = 3, 4, 5, 7
-	le := binary.LittleEndian
-	var entries, extra []byte
-	count := 12
-	if alpha {
-		count++
-	}
-	if m.ICC != nil {
-		count++
-	}
-	if int64(strip.Len())+int64(len(m.ICC))+1024 > math.MaxUint32 {
+	strip := deflate(pix)
+	if int64(len(strip))+int64(len(m.ICC))+1024 > math.MaxUint32 {
 		return errorOf(ErrTooLarge, "a TIFF cannot exceed 4 GiB")
 	}
-	dirAt := 8 + strip.Len() + strip.Len()&1
-	extraAt := dirAt + 2 + 12*count + 4
-	entry := func(tag, typ uint16, n int, value uint32) {
-		entries = le.AppendUint16(entries, tag)
-		entries = le.AppendUint16(entries, typ)
-		entries = le.AppendUint32(entries, uint32(n))
-		entries = le.AppendUint32(entries, value)
-	}
-	block := func(tag, typ uint16, n int, p []byte) {
-		entry(tag, typ, n, uint32(extraAt+len(extra)))
-		extra = append(extra, p...)
-	}
-	bits := slices.Repeat([]byte{byte(depth), 0}, samples)
 	dpi := m.DPI
 	if !(dpi >= 1 && dpi < 1e6) {
 		dpi = 72
 	}
+	le := binary.LittleEndian
 	resolution := le.AppendUint32(le.AppendUint32(nil, uint32(math.Round(dpi*1000))), 1000)
 
-	entry(0x100, long, 1, uint32(size.X))
-	entry(0x101, long, 1, uint32(size.Y))
+	const head = 8 // the strip follows the header, then the directory
+	d := tiffWriter{}
+	d.value(0x100, tiffLong, uint32(size.X))
+	d.value(0x101, tiffLong, uint32(size.Y))
 	if samples == 1 {
-		entry(0x102, short, 1, uint32(depth))
+		d.value(0x102, tiffShort, uint32(depth))
 	} else {
-		block(0x102, short, samples, bits)
+		d.block(0x102, tiffShort, samples, slices.Repeat([]byte{byte(depth), 0}, samples))
 	}
-	entry(0x103, short, 1, 8) // deflate
-	entry(0x106, short, 1, photometric)
-	entry(0x111, long, 1, 8) // the strip follows the header
-	entry(0x115, short, 1, uint32(samples))
-	entry(0x116, long, 1, uint32(size.Y))
-	entry(0x117, long, 1, uint32(strip.Len()))
-	block(tagXResolution, rational, 1, resolution)
-	block(tagXResolution+1, rational, 1, resolution)
-	entry(tagResolutionUnit, short, 1, 2)
+	d.value(0x103, tiffShort, 8) // deflate
+	d.value(0x106, tiffShort, photometric)
+	d.value(0x111, tiffLong, head)
+	d.value(0x115, tiffShort, uint32(samples))
+	d.value(0x116, tiffLong, uint32(size.Y))
+	d.value(0x117, tiffLong, uint32(len(strip)))
+	d.block(tagXResolution, tiffRational, 1, resolution)
+	d.block(tagXResolution+1, tiffRational, 1, resolution)
+	d.value(tagResolutionUnit, tiffShort, 2) // inch
 	if alpha {
-		entry(0x152, short, 1, 2) // straight alpha
+		d.value(0x152, tiffShort, 2) // straight alpha
 	}
 	if m.ICC != nil {
-		block(tagICC, undefined, len(m.ICC), m.ICC)
+		d.block(tagICC, tiffUndefined, len(m.ICC), m.ICC)
 	}
-	out := le.AppendUint32([]byte("II*\x00"), uint32(dirAt))
-	out = append(out, strip.Bytes()...)
-	out = append(out, make([]byte, strip.Len()&1)...)
-	out = le.AppendUint16(out, uint16(count))
-	out = append(out, entries...)
-	out = append(out, 0, 0, 0, 0) // no further directory
-	_, err := w.Write(append(out, extra...))
+	strip = append(strip, make([]byte, len(strip)&1)...)
+	out := le.AppendUint32([]byte("II*\x00"), uint32(head+len(strip)))
+	out = append(out, strip...)
+	_, err := w.Write(append(out, d.bytes(len(out))...))
 	return err
+}
+
+// tiffWriter collects the fields of a directory, in ascending order of tags.
+type tiffWriter struct {
+	fields []tiffField
+}
+
+type tiffField struct {
+	tag, typ uint16
+	n        int
+	value    uint32
+	block    []byte // nil when value holds it all
+}
+
+func (d *tiffWriter) value(tag, typ uint16, v uint32) {
+	d.fields = append(d.fields, tiffField{tag, typ, 1, v, nil})
+}
+
+// block adds a field of n values that takes more than four bytes.
+func (d *tiffWriter) block(tag, typ uint16, n int, p []byte) {
+	d.fields = append(d.fields, tiffField{tag, typ, n, 0, p})
+}
+
+// bytes returns the directory and its blocks for the offset at in the file.
+func (d *tiffWriter) bytes(at int) []byte {
+	le := binary.LittleEndian
+	out := le.AppendUint16(nil, uint16(len(d.fields)))
+	blockAt := at + 2 + 12*len(d.fields) + 4
+	var blocks []byte
+	for _, f := range d.fields {
+		if f.block != nil {
+			f.value = uint32(blockAt + len(blocks))
+			blocks = append(blocks, f.block...)
+			blocks = append(blocks, make([]byte, len(f.block)&1)...)
+		}
+		out = le.AppendUint16(out, f.tag)
+		out = le.AppendUint16(out, f.typ)
+		out = le.AppendUint32(out, uint32(f.n))
+		out = le.AppendUint32(out, f.value)
+	}
+	out = append(out, 0, 0, 0, 0) // no further directory
+	return append(out, blocks...)
 }
 
 // dropAlpha returns the first samples of each pixel of four; size is the bytes of a sample.
