@@ -15,6 +15,7 @@ typedef float vf __attribute__((vector_size(64)));
 typedef int32_t vi __attribute__((vector_size(64)));
 typedef uint32_t vu __attribute__((vector_size(64)));
 typedef uint16_t vh __attribute__((vector_size(32)));
+typedef double vd __attribute__((vector_size(128)));  // for sums of losses and norms
 constexpr int kLanes = 16;
 
 struct bf16 {
@@ -101,10 +102,28 @@ FX_INLINE vf min(vf a, vf b) { return select(a < b, a, b); }
 FX_INLINE vf max(vf a, vf b) { return select(a > b, a, b); }
 FX_INLINE vf abs(vf a) { return (vf)((vi)a & 0x7fffffff); }
 
+FX_INLINE vf sqrt(vf a) {
+  for (int i = 0; i < kLanes; i++) a[i] = __builtin_sqrtf(a[i]);
+  return a;
+}
+FX_INLINE vd widen(vf a) { return __builtin_convertvector(a, vd); }
+// v in the first n lanes, 0 in the others.
+FX_INLINE vf first_lanes(vf v, int64_t n) {
+  const vi index = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return select(index < int32_t(n), v, vf{});
+}
+
 // Sum of the lanes, always in the same tree.
 FX_INLINE float sum(vf v) {
   float t[kLanes];
   memcpy(t, &v, 64);
+  for (int w = 8; w > 0; w /= 2)
+    for (int i = 0; i < w; i++) t[i] += t[i + w];
+  return t[0];
+}
+FX_INLINE double sum(vd v) {
+  double t[kLanes];
+  memcpy(t, &v, 128);
   for (int w = 8; w > 0; w /= 2)
     for (int i = 0; i < w; i++) t[i] += t[i + w];
   return t[0];

@@ -1,0 +1,72 @@
+// act.cpp: GELU (tanh form) and SiLU. Both are x · sigmoid(w): SiLU with w = x, and, as (1 + tanh u) / 2 = sigmoid(2u), GELU with
+// w = 2 √(2/π) (x + 0.044715 x³).
+#include "core/rows.h"
+
+namespace fx::FX_TIER {
+namespace {
+
+constexpr float kTwoRoot = 1.5957691216f;  // 2 √(2/π)
+constexpr float kCubic = 0.044715f;
+
+struct Gelu {
+  static FX_INLINE vf argument(vf x) { return x * (kTwoRoot + kTwoRoot * kCubic * x * x); }
+  static FX_INLINE vf slope(vf x) { return kTwoRoot + 3 * kTwoRoot * kCubic * x * x; }
+};
+
+struct Silu {
+  static FX_INLINE vf argument(vf x) { return x; }
+  static FX_INLINE vf slope(vf) { return splat(1); }
+};
+
+template <class A, class T>
+fx_status forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x) {
+  Rows<2> rows({y, x});
+  rows.run(ctx, [&](const Rows<2>::Piece& p) {
+    T* yp = data<T>(y) + p.at[0];
+    const T* xp = data<T>(x) + p.at[1];
+    for_lanes(p.n, [&](int64_t i, int64_t lanes) {
+      vf v = load_some(xp + i, lanes);
+      store_some(yp + i, v * sigmoid(A::argument(v)), lanes);
+    });
+  });
+  return FX_STATUS_OK;
+}
+
+template <class A, class T>
+fx_status backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dy, const fx_tensor* x) {
+  Rows<3> rows({dx, dy, x});
+  rows.run(ctx, [&](const Rows<3>::Piece& p) {
+    T* dxp = data<T>(dx) + p.at[0];
+    const T *dyp = data<T>(dy) + p.at[1], *xp = data<T>(x) + p.at[2];
+    for_lanes(p.n, [&](int64_t i, int64_t lanes) {
+      vf v = load_some(xp + i, lanes);
+      vf s = sigmoid(A::argument(v));
+      vf slope = s + v * s * (1.0f - s) * A::slope(v);
+      store_some(dxp + i, load_some(dyp + i, lanes) * slope, lanes);
+    });
+  });
+  return FX_STATUS_OK;
+}
+
+fx_status act_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, fx_act act) {
+  return dispatch(x->dtype, [&](auto t) {
+    using T = decltype(t);
+    return act == FX_ACT_SILU ? forward<Silu, T>(ctx, y, x) : forward<Gelu, T>(ctx, y, x);
+  });
+}
+
+fx_status act_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dy, const fx_tensor* x, fx_act act) {
+  return dispatch(x->dtype, [&](auto t) {
+    using T = decltype(t);
+    return act == FX_ACT_SILU ? backward<Silu, T>(ctx, dx, dy, x) : backward<Gelu, T>(ctx, dx, dy, x);
+  });
+}
+
+}  // namespace
+
+void add_act(fx_ops* ops) {
+  ops->act_forward = act_forward;
+  ops->act_backward = act_backward;
+}
+
+}  // namespace fx::FX_TIER

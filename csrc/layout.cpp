@@ -1,0 +1,226 @@
+// layout.cpp: moving data: 2x2 packing, copies between any two layouts and dtypes, fill, and the sum over a batch.
+#include "core/rows.h"
+
+namespace fx::FX_TIER {
+
+// ---- f16, which no other op knows ----
+
+struct f16 {
+  uint16_t bits;
+};
+
+// The exponent is moved to f32's place and rescaled by a product, which makes subnormals normal; inf and NaN are put right.
+FX_INLINE vf load(const f16* p) {
+  vh h;
+  memcpy(&h, p, 32);
+  vu u = __builtin_convertvector(h, vu), magnitude = (u & 0x7fff) << 13;
+  vf value = (vf)magnitude * 0x1p112f;
+  value = select((vi)(magnitude >= 0x0f800000), (vf)(magnitude | 0x7f800000), value);
+  return (vf)((vu)value | (u & 0x8000) << 16);
+}
+
+// Round to nearest even. Subnormals: adding 1/2 aligns the significand with 2^-24 and rounds it.
+FX_INLINE void store(f16* p, vf v) {
+  vu sign = ((vu)v >> 16) & 0x8000, u = (vu)v & 0x7fffffff;
+  vu normal = (u - 0x38000000 + 0xfff + ((u >> 13) & 1)) >> 13;
+  vu small = (vu)((vf)u + 0.5f) - 0x3f000000;
+  vu half = (vu)select((vi)(u < 0x38800000), (vf)small, (vf)normal);
+  half = (vu)select((vi)(u >= 0x477ff000), (vf)(vu{} + 0x7c00), (vf)half);
+  half = (vu)select((vi)(u > 0x7f800000), (vf)(vu{} + 0x7e00), (vf)half);
+  vh h = __builtin_convertvector(half | sign, vh);
+  memcpy(p, &h, 32);
+}
+
+namespace {
+
+// ---- pack, unpack ----
+
+// Moves between an image [B,2H,2W,C] and its tokens [B,H·W,4C], one row of tokens per job. U: an integer of the element's size.
+template <class U, bool kPack>
+fx_status repack(fx_ctx* ctx, const fx_tensor* image, const fx_tensor* tokens) {
+  int64_t H = image->shape[1] / 2, W = image->shape[2] / 2, C = image->shape[3];
+  int64_t down = image->strides[1], right = image->strides[2];
+  parallel_for(ctx, image->shape[0] * H, [&](int64_t job) {
+    int64_t b = job / H, row = job % H;
+    for (int64_t column = 0; column < W; column++) {
+      U* __restrict pixel = data<U>(image) + b * image->strides[0] + 2 * row * down + 2 * column * right;
+      U* __restrict token = data<U>(tokens) + b * tokens->strides[0] + (row * W + column) * tokens->strides[1];
+      for (int64_t c = 0; c < C; c++) {
+        const int64_t at[4] = {c, right + c, down + c, down + right + c};
+        for (int i = 0; i < 4; i++) {
+          if (kPack) token[4 * c + i] = pixel[at[i]];
+          else pixel[at[i]] = token[4 * c + i];
+        }
+      }
+    }
+  });
+  return FX_STATUS_OK;
+}
+
+fx_status pack(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x) {
+  return x->dtype == FX_DTYPE_F32 ? repack<uint32_t, true>(ctx, x, y) : repack<uint16_t, true>(ctx, x, y);
+}
+
+fx_status unpack(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x) {
+  return x->dtype == FX_DTYPE_F32 ? repack<uint32_t, false>(ctx, y, x) : repack<uint16_t, false>(ctx, y, x);
+}
+
+// ---- layout ----
+
+template <class Y, class X>
+constexpr bool kSame = false;
+template <class T>
+constexpr bool kSame<T, T> = true;
+
+template <class Y, class X>
+void copy_row(Y* y, const X* x, int64_t n) {
+  if constexpr (kSame<Y, X>) memcpy(y, x, size_t(n) * sizeof(X));
+  else for_lanes(n, [&](int64_t i, int64_t lanes) { store_some(y + i, load_some(x + i, lanes), lanes); });
+}
+
+// y[i·ys] = x[i·xs]: gathered and scattered through one vector.
+template <class Y, class X>
+void copy_strided(Y* y, const X* x, int64_t n, int64_t ys, int64_t xs) {
+  for_lanes(n, [&](int64_t i, int64_t lanes) {
+    X in[kLanes] = {};
+    Y out[kLanes];
+    for (int64_t j = 0; j < lanes; j++) in[j] = x[(i + j) * xs];
+    if constexpr (kSame<Y, X>) memcpy(out, in, sizeof out);
+    else store(out, load(in));
+    if (ys == 1) memcpy(y + i, out, size_t(lanes) * sizeof(Y));
+    else
+      for (int64_t j = 0; j < lanes; j++) y[(i + j) * ys] = out[j];
+  });
+}
+
+// The dimensions of a copy, without those of size 1 and with gapless ones merged. The last is where y is dense; before it stands the one
+// where x is, so that a tile over both uses whole cache lines on both sides.
+struct Dims {
+  int rank = 0;
+  int64_t n[FX_MAX_RANK + 2], ys[FX_MAX_RANK + 2], xs[FX_MAX_RANK + 2];
+
+  Dims(const fx_tensor* y, const fx_tensor* x) {
+    push(1, 0, 0), push(1, 0, 0);
+    for (int d = 0; d < y->rank; d++) {
+      int64_t size = y->shape[d];
+      if (size == 1) continue;
+      int last = rank - 1;
+      if (last >= 2 && ys[last] == size * y->strides[d] && xs[last] == size * x->strides[d])
+        n[last] *= size, ys[last] = y->strides[d], xs[last] = x->strides[d];
+      else push(size, y->strides[d], x->strides[d]);
+    }
+    to_back(densest(ys, rank));
+    to_back(densest(xs, rank - 1));
+    to_back(rank - 2);
+  }
+
+ private:
+  void push(int64_t size, int64_t y, int64_t x) { n[rank] = size, ys[rank] = y, xs[rank] = x, rank++; }
+
+  // Of the first count dimensions the one with the smallest stride other than 0.
+  int densest(const int64_t* strides, int count) const {
+    int best = 0;
+    for (int d = 1; d < count; d++) {
+      bool closer = strides[d] && (!strides[best] || strides[d] <= strides[best]);
+      if (n[best] == 1 || (n[d] > 1 && closer)) best = d;
+    }
+    return best;
+  }
+
+  // Moves dimension d behind all others.
+  void to_back(int d) {
+    int64_t size = n[d], y = ys[d], x = xs[d];
+    for (; d + 1 < rank; d++) n[d] = n[d + 1], ys[d] = ys[d + 1], xs[d] = xs[d + 1];
+    n[d] = size, ys[d] = y, xs[d] = x;
+  }
+};
+
+template <class Y, class X>
+fx_status copy(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x) {
+  constexpr int64_t kTile = 32;
+  Dims dims(y, x);
+  int i = dims.rank - 1, j = i - 1;
+  bool row = dims.ys[i] == 1 && dims.xs[i] == 1;
+  int64_t wide = row ? kJob : kTile;
+  int64_t high = row ? (dims.n[i] < kJob ? kJob / dims.n[i] : 1) : kTile;
+  int64_t across = (dims.n[i] + wide - 1) / wide, down = (dims.n[j] + high - 1) / high, jobs = across * down;
+  for (int d = 0; d < j; d++) jobs *= dims.n[d];
+  parallel_for(ctx, jobs, [&](int64_t job) {
+    int64_t i0 = job % across * wide, j0 = job / across % down * high, rest = job / across / down;
+    int64_t ni = i0 + wide < dims.n[i] ? wide : dims.n[i] - i0, nj = j0 + high < dims.n[j] ? high : dims.n[j] - j0;
+    int64_t ya = i0 * dims.ys[i] + j0 * dims.ys[j], xa = i0 * dims.xs[i] + j0 * dims.xs[j];
+    for (int d = j - 1; d >= 0; d--) {
+      ya += rest % dims.n[d] * dims.ys[d];
+      xa += rest % dims.n[d] * dims.xs[d];
+      rest /= dims.n[d];
+    }
+    for (int64_t k = 0; k < nj; k++) {
+      Y* yp = data<Y>(y) + ya + k * dims.ys[j];
+      const X* xp = data<X>(x) + xa + k * dims.xs[j];
+      if (row) copy_row(yp, xp, ni);
+      else copy_strided(yp, xp, ni, dims.ys[i], dims.xs[i]);
+    }
+  });
+  return FX_STATUS_OK;
+}
+
+template <class F>
+fx_status dispatch_loading(fx_dtype dtype, const F& f) {
+  return dtype == FX_DTYPE_F16 ? f(f16{}) : dispatch(dtype, f);
+}
+
+fx_status layout(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x) {
+  return dispatch_loading(
+      y->dtype, [&](auto ty) { return dispatch_loading(x->dtype, [&](auto tx) { return copy<decltype(ty), decltype(tx)>(ctx, y, x); }); });
+}
+
+// ---- fill, sum_batch ----
+
+fx_status fill(fx_ctx* ctx, const fx_tensor* y, float value) {
+  return dispatch(y->dtype, [&](auto t) {
+    using T = decltype(t);
+    Rows<1> rows({y});
+    rows.run(ctx, [&](const Rows<1>::Piece& p) {
+      for_lanes(p.n, [&](int64_t i, int64_t lanes) { store_some(data<T>(y) + p.at[0] + i, splat(value), lanes); });
+    });
+    return FX_STATUS_OK;
+  });
+}
+
+template <class X, class Y>
+fx_status sum_items(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dy, bool accumulate) {
+  int64_t B = dy->shape[0];
+  fx_tensor item = *dy;
+  item.rank = dx->rank;
+  for (int d = 0; d < item.rank; d++) item.shape[d] = dy->shape[d + 1], item.strides[d] = dy->strides[d + 1];
+  Rows<2> rows({dx, &item});
+  rows.run(ctx, [&](const Rows<2>::Piece& p) {
+    X* dxp = data<X>(dx) + p.at[0];
+    const Y* dyp = data<Y>(dy) + p.at[1];
+    for_lanes(p.n, [&](int64_t i, int64_t lanes) {
+      vf total{};
+      for (int64_t b = 0; b < B; b++) total += load_some(dyp + b * dy->strides[0] + i, lanes);
+      if (accumulate) total += load_some(dxp + i, lanes);
+      store_some(dxp + i, total, lanes);
+    });
+  });
+  return FX_STATUS_OK;
+}
+
+fx_status sum_batch(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dy, int32_t accumulate) {
+  return dispatch(dx->dtype, [&](auto tx) {
+    return dispatch(dy->dtype, [&](auto ty) { return sum_items<decltype(tx), decltype(ty)>(ctx, dx, dy, accumulate != 0); });
+  });
+}
+
+}  // namespace
+
+void add_layout(fx_ops* ops) {
+  ops->pack = pack;
+  ops->unpack = unpack;
+  ops->layout = layout;
+  ops->fill = fill;
+  ops->sum_batch = sum_batch;
+}
+
+}  // namespace fx::FX_TIER
