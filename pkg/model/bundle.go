@@ -1,0 +1,173 @@
+package model
+
+import (
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+
+	"github.com/fluxir/fluxir/bindings"
+	"github.com/fluxir/fluxir/pkg/model/weights"
+	"github.com/fluxir/fluxir/pkg/tensor"
+)
+
+// A bundle is a folder with everything that restores:
+//
+//	transformer/{config.json, *.safetensors}   the base, under original or diffusers names
+//	vae/{config.json, *.safetensors}           the autoencoder
+//	adapter.safetensors                        FluxIR's adapter, its configuration in the metadata
+//
+// A FLUX.1 folder from the hub has the first two as they are.
+const (
+	transformerDir = "transformer"
+	vaeDir         = "vae"
+	adapterFile    = "adapter.safetensors"
+	weightsFile    = "diffusion_pytorch_model.safetensors"
+)
+
+const adapterFormat = "1"
+
+// Bundle is a loaded bundle.
+type Bundle struct {
+	Net *FluxIR
+	VAE *VAE
+	// Step and Licence are the adapter's metadata.
+	Step, Licence string
+}
+
+// LoadBundle reads a bundle from a folder into a. The transformer and the adapter work in dtype, the autoencoder in vaeDType.
+// adapter names another adapter file; empty takes the folder's.
+func LoadBundle(a *tensor.Arena, dir, adapter string, dtype, vaeDType bindings.DType) (*Bundle, error) {
+	if adapter == "" {
+		adapter = filepath.Join(dir, adapterFile)
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return nil, err
+	}
+	open := func(sub string) (weights.Source, []byte, string, error) {
+		config := filepath.Join(dir, sub, "config.json")
+		text, err := os.ReadFile(config)
+		if err != nil {
+			return nil, nil, config, err
+		}
+		src, err := weights.OpenSet(filepath.Join(dir, sub))
+		return src, text, config, err
+	}
+	return loadBundle(a, open, func() (weights.Source, error) { return weights.OpenSet(adapter) }, dtype, vaeDType)
+}
+
+// LoadBundleFS is LoadBundle for a bundle inside the program. name stands for it in messages.
+func LoadBundleFS(a *tensor.Arena, files fs.FS, name string, dtype, vaeDType bindings.DType) (*Bundle, error) {
+	parse := func(file string) (weights.Source, error) {
+		data, err := fs.ReadFile(files, file)
+		if err != nil {
+			return nil, err
+		}
+		return weights.Parse(path.Join(name, file), data)
+	}
+	open := func(sub string) (weights.Source, []byte, string, error) {
+		config := path.Join(sub, "config.json")
+		text, err := fs.ReadFile(files, config)
+		if err != nil {
+			return nil, nil, config, err
+		}
+		src, err := parse(path.Join(sub, weightsFile))
+		return src, text, path.Join(name, config), err
+	}
+	return loadBundle(a, open, func() (weights.Source, error) { return parse(adapterFile) }, dtype, vaeDType)
+}
+
+func loadBundle(a *tensor.Arena, open func(sub string) (weights.Source, []byte, string, error), openAdapter func() (weights.Source, error),
+	dtype, vaeDType bindings.DType) (*Bundle, error) {
+	b := &Bundle{Net: &FluxIR{}}
+	src, text, name, err := open(vaeDir)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	vaeConfig, err := weights.ParseVAEConfig(name, text)
+	if err != nil {
+		return nil, err
+	}
+	if b.VAE, err = LoadVAE(a, src, *vaeConfig, vaeDType); err != nil {
+		return nil, err
+	}
+	base, text, name, err := open(transformerDir)
+	if err != nil {
+		return nil, err
+	}
+	defer base.Close()
+	fluxConfig, err := weights.ParseFluxConfig(name, text)
+	if err != nil {
+		return nil, err
+	}
+	if got := 4 * vaeConfig.LatentChannels; got != fluxConfig.InChannels {
+		return nil, fmt.Errorf("%s: %w: in_channels is %d, the autoencoder's packed latent has %d", name, weights.ErrConfig, fluxConfig.InChannels, got)
+	}
+	if b.Net.Base, err = LoadFlux(a, base, *fluxConfig, dtype); err != nil {
+		return nil, err
+	}
+	ad, err := openAdapter()
+	if err != nil {
+		return nil, err
+	}
+	defer ad.Close()
+	meta := ad.Metadata()
+	b.Step, b.Licence = meta["training_step"], meta["licence"]
+	c := DefaultAdapterConfig()
+	if err := json.Unmarshal([]byte(meta["config"]), &c); err != nil {
+		return nil, fmt.Errorf("%s: %w: metadata config: %w", ad.Path(), weights.ErrConfig, err)
+	}
+	b.Net.Adapter, err = LoadAdapter(a, ad, &b.Net.Base.Config, c, dtype)
+	return b, err
+}
+
+// SaveBundle writes a bundle: base and adapter in BF16, the autoencoder in F32; averages where the parameters have them, else the masters or working copies.
+func SaveBundle(dir string, b *Bundle) error {
+	for sub, config := range map[string]any{transformerDir: b.Net.Base.Config, vaeDir: b.VAE.Config} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+			return err
+		}
+		text, err := json.MarshalIndent(config, "", "  ")
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, sub, "config.json"), append(text, '\n'), 0o644); err != nil {
+			return err
+		}
+	}
+	if err := saveParams(filepath.Join(dir, transformerDir, weightsFile), b.Net.Base.Params, weights.BF16, nil); err != nil {
+		return err
+	}
+	if err := saveParams(filepath.Join(dir, vaeDir, weightsFile), b.VAE.Params, weights.F32, nil); err != nil {
+		return err
+	}
+	config, err := json.Marshal(b.Net.Adapter.Config)
+	if err != nil {
+		return err
+	}
+	return saveParams(filepath.Join(dir, adapterFile), b.Net.Adapter.Params, weights.BF16, map[string]string{
+		"format_version": adapterFormat, "config": string(config), "training_step": b.Step, "licence": b.Licence,
+	})
+}
+
+func saveParams(file string, ps *Params, dtype weights.DType, meta map[string]string) error {
+	var entries []weights.Entry
+	for _, p := range ps.List {
+		best := p.Value
+		if p.Trained() {
+			best = p.Master
+		}
+		if p.EMA != nil {
+			best = p.EMA
+		}
+		values, err := best.Host()
+		if err != nil {
+			return err
+		}
+		entries = append(entries, weights.Float32Entry(p.Name, dtype, p.Value.Shape(), values))
+	}
+	return weights.Write(file, entries, meta)
+}
