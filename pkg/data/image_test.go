@@ -1,6 +1,7 @@
 package data
 
 import (
+	"math"
 	"slices"
 	"testing"
 )
@@ -60,7 +61,7 @@ func TestCloneSharesNothing(t *testing.T) {
 }
 
 func TestCropOutsidePanics(t *testing.T) {
-	for _, r := range [][4]int{{-1, 0, 1, 1}, {0, 0, 4, 1}, {2, 1, 2, 1}, {0, 0, 0, 1}, {1 << 62, 0, 1, 1}} {
+	for _, r := range [][4]int{{-1, 0, 1, 1}, {0, 0, 4, 1}, {2, 1, 2, 1}, {0, 0, 0, 1}, {math.MaxInt, 0, 1, 1}} {
 		func() {
 			defer func() {
 				if recover() == nil {
