@@ -110,7 +110,7 @@ func TestLoaderPairs(t *testing.T) {
 	for i := 0; i < len(photo.Pix); i += 3 {
 		pos[[3]byte(photo.Pix[i:])] = true
 	}
-	cfg := LoaderConfig{Photos: []Photo{photo}, Preset: PresetEvalNoise, Seed: 3, Batch: 8, Size: size}
+	cfg := LoaderConfig{Photos: []Photo{photo}, Preset: PresetEvalNoise, Seed: 3, Batch: 8, Size: size, Half: -1}
 	for _, b := range loadSteps(t, cfg, 0, 8) {
 		var diff float64
 		for i, v := range b.HQ {
@@ -137,7 +137,7 @@ func TestLoaderPairs(t *testing.T) {
 // TestCropTurns checks load against the definition: the eight results are the eight symmetries of the same square, margin included.
 func TestCropTurns(t *testing.T) {
 	photo := texturedPhoto(31, 29, 5)
-	c := crop{&photo, 9, 8, 10}
+	c := crop{&photo, 1, 9, 8, 10}
 	var plain, got frame
 	c.load(&plain, 20, 5, 5, 0)
 	for turn := range 8 {
@@ -160,6 +160,32 @@ func TestCropTurns(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestCropShrinks compares crops at half and quarter size with the same place of a photograph that Resize shrank, and counts the factors.
+func TestCropShrinks(t *testing.T) {
+	photo := texturedPhoto(131, 90, 6) // 131 and 90 leave a rest that is cut off
+	for _, shrink := range []int{2, 4} {
+		w, h := 131/shrink, 90/shrink
+		small := NewPhoto("", Resize(photo.Image().Crop(0, 0, w*shrink, h*shrink), w, h, Area))
+		var got, want frame
+		crop{&photo, shrink, 5, 3, 8}.load(&got, 16, 4, 4, 6)
+		crop{&small, 1, 5, 3, 8}.load(&want, 16, 4, 4, 6)
+		for i, v := range got.pix {
+			if math.Abs(float64(v-want.pix[i])) > 1 { // means of halves round either way
+				t.Fatalf("shrink %d: value %g, want %g", shrink, v, want.pix[i])
+			}
+		}
+	}
+	cfg := LoaderConfig{Photos: []Photo{texturedPhoto(140, 300, 1)}, Size: 16, KeepFlat: 1, Half: 0.4}
+	worker := patchWorker{cfg: &cfg, cum: []float64{1}}
+	c, rng := tally{t, map[string]int{}}, rand.New(rand.NewPCG(1, 1))
+	for range 5000 {
+		c.n[fmt.Sprint(worker.crop(rng).shrink)]++
+	}
+	c.want("1", 5000, 0.6)
+	c.want("2", 5000, 0.24)
+	c.want("4", 5000, 0.16)
 }
 
 func TestLoaderAvoidsFlatCrops(t *testing.T) {
