@@ -155,7 +155,11 @@ func (o NanoOptions) runStage(ctx context.Context, d *bindings.Device, pack *dat
 		return false, err
 	}
 	defer loader.Close()
-	err = tr.Run(ctx, loader, Hooks{
+	held, err := o.heldOut()
+	if err != nil {
+		return false, err
+	}
+	hooks := Hooks{
 		Log: LogTo(o.Log, c.Stage, c.Steps),
 		Save: func() error {
 			if err := tr.Save(o.state(c.Stage)); err != nil {
@@ -167,8 +171,37 @@ func (o NanoOptions) runStage(ctx context.Context, d *bindings.Device, pack *dat
 			b.Step, b.Licence = fmt.Sprint(tr.Step), NanoLicence
 			return o.Export(b)
 		},
-	})
+	}
+	if c.Stage != StageBase {
+		hooks.Validate = func() error { return o.validate(tr, held) }
+	}
+	err = tr.Run(ctx, loader, hooks)
 	return err == nil && tr.Step >= c.Steps, err
+}
+
+// heldOut are the validation crops.
+func (o NanoOptions) heldOut() (*Validation, error) {
+	pack, err := data.OpenPack(filepath.Join(o.Photos, "val.fxp"))
+	if err != nil {
+		return nil, err
+	}
+	defer pack.Close()
+	return NewValidation(pack.Photos, 128, 12)
+}
+
+func (o NanoOptions) validate(tr *Trainer, held *Validation) error {
+	gains, err := tr.Gains(held)
+	if err != nil {
+		return err
+	}
+	mean := 0.0
+	fmt.Fprintf(o.Log, "%s step %d  PSNR gain", tr.Config.Stage, tr.Step)
+	for i, g := range gains {
+		fmt.Fprintf(o.Log, "  %s %+.2f", data.EvalPresets[i], g)
+		mean += g / float64(len(gains))
+	}
+	fmt.Fprintf(o.Log, "  mean %+.2f dB\n", mean)
+	return nil
 }
 
 // initialise makes the models of stage i: first weights, then the averages that the earlier stages ended with.

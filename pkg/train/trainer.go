@@ -176,8 +176,9 @@ func (tr *Trainer) input(batch *data.Batch) StepInput {
 
 // Hooks are what the loop calls; nil ones are skipped.
 type Hooks struct {
-	Log  func(m Metrics, imagesPerSecond float64)
-	Save func() error // called inside Device.Do
+	Log      func(m Metrics, imagesPerSecond float64)
+	Save     func() error // called inside Device.Do
+	Validate func() error // called inside Device.Do, after Save
 }
 
 // Run trains until the stage's last step or until ctx ends, in which case the current step is finished. The state is saved every Config.SaveEvery steps and
@@ -197,10 +198,10 @@ func (tr *Trainer) Run(ctx context.Context, loader *data.PatchLoader, hooks Hook
 			if m, err = tr.step(batch); err != nil {
 				return err
 			}
-			if hooks.Save != nil && tr.Step%tr.Config.SaveEvery == 0 {
-				return hooks.Save()
+			if tr.Step%tr.Config.SaveEvery != 0 {
+				return nil
 			}
-			return nil
+			return tr.save(hooks)
 		})
 		if err != nil {
 			return err
@@ -211,10 +212,22 @@ func (tr *Trainer) Run(ctx context.Context, loader *data.PatchLoader, hooks Hook
 			mark, since = tr.Step, now
 		}
 	}
-	if hooks.Save == nil || tr.Step%tr.Config.SaveEvery == 0 {
+	if tr.Step%tr.Config.SaveEvery == 0 {
 		return nil
 	}
-	return tr.device.Do(hooks.Save)
+	return tr.device.Do(func() error { return tr.save(hooks) })
+}
+
+func (tr *Trainer) save(hooks Hooks) error {
+	for _, f := range []func() error{hooks.Save, hooks.Validate} {
+		if f == nil {
+			continue
+		}
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close frees the tape's memory; the weights are the caller's.

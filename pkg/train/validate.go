@@ -1,0 +1,133 @@
+package train
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/fluxir/fluxir/bindings"
+	"github.com/fluxir/fluxir/pkg/data"
+	"github.com/fluxir/fluxir/pkg/model"
+)
+
+// Validation is a fixed set of crops of held-out photographs, each degraded in the three ways of data.EvalPresets.
+type Validation struct {
+	size  int
+	pairs [][2][]float32 // per preset and crop: clean, degraded; [size,size,3] in 0..1, 8 bits
+}
+
+// NewValidation takes the centre of each photograph, at most count of them, spread over the list.
+func NewValidation(photos []data.Photo, size, count int) (*Validation, error) {
+	v := &Validation{size: size}
+	for i := range min(count, len(photos)) {
+		p := photos[i*len(photos)/min(count, len(photos))]
+		if p.W < size || p.H < size {
+			continue
+		}
+		clean := p.Image().Crop((p.W-size)/2/8*8, (p.H-size)/2/8*8, size, size)
+		for _, preset := range data.EvalPresets {
+			params, err := data.Draw(preset, 1, uint64(i), 0)
+			if err != nil {
+				return nil, err
+			}
+			degraded, err := params.Apply(clean)
+			if err != nil {
+				return nil, err
+			}
+			v.pairs = append(v.pairs, [2][]float32{clean.Pix, degraded.Pix})
+		}
+	}
+	if len(v.pairs) == 0 {
+		return nil, fmt.Errorf("validation: no photograph has %d×%d pixels", size, size)
+	}
+	return v, nil
+}
+
+// Gains is the mean PSNR gain over the input in dB for each of data.EvalPresets, restored in one step from noise with the averaged weights. It is called inside
+// Device.Do and leaves the weights as they were.
+func (tr *Trainer) Gains(v *Validation) ([]float64, error) {
+	restore, err := tr.useAverages()
+	if err != nil {
+		return nil, err
+	}
+	gains := make([]float64, len(data.EvalPresets))
+	for i, pair := range v.pairs {
+		restored, err := tr.restore(pair[1], v.size, uint64(i))
+		if err != nil {
+			return nil, err
+		}
+		gains[i%len(gains)] += (psnr(restored, pair[0]) - psnr(pair[1], pair[0])) * float64(len(gains)) / float64(len(v.pairs))
+	}
+	return gains, restore()
+}
+
+// useAverages puts the averages in the place of the working weights and returns what puts those back.
+func (tr *Trainer) useAverages() (restore func() error, err error) {
+	var saved [][]float32
+	for _, p := range tr.params {
+		master, err := p.Master.Host()
+		if err != nil {
+			return nil, err
+		}
+		saved = append(saved, master)
+		if p.EMA == nil {
+			continue
+		}
+		average, err := p.EMA.Host()
+		if err != nil {
+			return nil, err
+		}
+		if err := p.Value.Set(average); err != nil {
+			return nil, err
+		}
+	}
+	return func() error {
+		for i, p := range tr.params {
+			if err := p.Value.Set(saved[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil
+}
+
+// restore is one evaluation at t = 1.
+func (tr *Trainer) restore(lq []float32, size int, stream uint64) ([]float32, error) {
+	t := tr.tape
+	t.Reset()
+	f := tr.vae.Config.Factor()
+	h := size / f
+	images := mapped(lq, func(p float32) float32 { return 2*p - 1 })
+	zLQ := encode(t, tr.vae, StepInput{Batch: 1, Height: size, Width: size}, images, nil)
+	noise := make([]float32, zLQ.Len())
+	bindings.PhiloxNormal(noise, tr.Config.Seed, stream, 0)
+	one := t.Fill(t.New(bindings.F32, 1), 1)
+	in := model.Input{
+		Z: t.Pack(t.Upload(noise, bindings.F32, zLQ.Shape()...)), LQ: t.Pack(zLQ), Time: one, Rows: h / 2, Columns: h / 2, Lambda: 1,
+		Guidance: t.Fill(t.New(bindings.F32, 1), float32(tr.net.Adapter.Config.Guidance)),
+	}
+	out := tr.net.Forward(t, in)
+	sample := out.Sample
+	if sample == nil {
+		sample = t.Axpby(in.Z, out.V, one, t.Fill(t.New(bindings.F32, 1), -1), bindings.F32)
+	}
+	pixels := tr.vae.Decode(t, t.Unpack(sample, h, h))
+	if err := t.Err(); err != nil {
+		return nil, err
+	}
+	values, err := pixels.Host()
+	if err != nil {
+		return nil, err
+	}
+	return mapped(values, func(v float32) float32 {
+		return float32(math.RoundToEven(float64(min(max(v/2+0.5, 0), 1))*255) / 255)
+	}), nil
+}
+
+func psnr(a, b []float32) float64 {
+	sum := 0.0
+	for i := range a {
+		d := float64(a[i] - b[i])
+		sum += d * d
+	}
+	return -10 * math.Log10(max(sum/float64(len(a)), 1e-12))
+}
