@@ -13,11 +13,11 @@ func (t *Tape) Act(x *Tensor, act bindings.Act) *Tensor {
 func (t *Tape) ActTo(y, x *Tensor, act bindings.Act) { t.act(y, x, act, nil) }
 
 func (t *Tape) act(y, x *Tensor, act bindings.Act, owned []*Tensor) {
-	t.run("act", func() error { return t.device.ActForward(&y.view, &x.view, act) })
+	t.run("act", func() error { return t.device.ActForward(y.view, x.view, act) })
 	if !t.grads(x) {
 		return
 	}
 	t.push("act", y, owned, func() error {
-		return t.contribute(x, func(dx *bindings.Tensor) error { return t.device.ActBackward(dx, y.grad(), &x.view, act) })
+		return t.contribute(x, func(dx *bindings.Tensor) error { return t.device.ActBackward(dx, y.grad(), x.view, act) })
 	})
 }

@@ -11,7 +11,7 @@ func (t *Tape) AdaLN(x, shift, scale *Tensor, eps float32) *Tensor {
 		mean, rstd = t.alloc(bindings.F32, x.Dim(0), x.Dim(1)), t.alloc(bindings.F32, x.Dim(0), x.Dim(1))
 	}
 	t.run("adaln", func() error {
-		return t.device.AdaLNForward(&y.view, mean.optional(), rstd.optional(), &x.view, &shift.view, &scale.view, eps)
+		return t.device.AdaLNForward(y.view, mean.optional(), rstd.optional(), x.view, shift.view, scale.view, eps)
 	})
 	if !grads {
 		return y
@@ -21,9 +21,9 @@ func (t *Tape) AdaLN(x, shift, scale *Tensor, eps float32) *Tensor {
 			if d[0] == nil {
 				unwanted := t.allocLike(x)
 				defer unwanted.root.recycle()
-				d[0] = &unwanted.view
+				d[0] = unwanted.view
 			}
-			return t.device.AdaLNBackward(d[0], d[1], d[2], y.grad(), &x.view, &mean.view, &rstd.view, &scale.view)
+			return t.device.AdaLNBackward(d[0], d[1], d[2], y.grad(), x.view, mean.view, rstd.view, scale.view)
 		})
 	})
 	return y

@@ -10,7 +10,7 @@ func (t *Tape) AttentionTo(o, q, k, v *Tensor, scale float32) {
 		lse = t.alloc(bindings.F32, q.Dim(0), q.Dim(2), q.Dim(1))
 	}
 	t.run("attention", func() error {
-		return t.device.AttentionForward(&o.view, lse.optional(), &q.view, &k.view, &v.view, scale)
+		return t.device.AttentionForward(o.view, lse.optional(), q.view, k.view, v.view, scale)
 	})
 	if !grads {
 		return
@@ -22,10 +22,10 @@ func (t *Tape) AttentionTo(o, q, k, v *Tensor, scale float32) {
 				if d[i] == nil {
 					unwanted := t.allocLike(x)
 					defer unwanted.root.recycle()
-					d[i] = &unwanted.view
+					d[i] = unwanted.view
 				}
 			}
-			return t.device.AttentionBackward(d[0], d[1], d[2], o.grad(), &q.view, &k.view, &v.view, &o.view, &lse.view, scale)
+			return t.device.AttentionBackward(d[0], d[1], d[2], o.grad(), q.view, k.view, v.view, o.view, lse.view, scale)
 		})
 	})
 }

@@ -13,7 +13,7 @@ func (t *Tape) Add(a, b *Tensor) *Tensor {
 }
 
 func (t *Tape) add(y, a, b *Tensor, owned []*Tensor) {
-	t.run("add", func() error { return t.device.Add(&y.view, &a.view, &b.view) })
+	t.run("add", func() error { return t.device.Add(y.view, a.view, b.view) })
 	if t.grads(a, b) {
 		t.push("add", y, owned, func() error {
 			if err := t.contributeCopy(b, y.grad()); err != nil {
@@ -28,7 +28,7 @@ func (t *Tape) add(y, a, b *Tensor, owned []*Tensor) {
 func (t *Tape) Axpby(x, w, p, q *Tensor, dtype bindings.DType) *Tensor {
 	y := t.alloc(dtype, x.Shape()...)
 	t.run("axpby", func() error {
-		return t.device.AxpbyForward(&y.view, &x.view, w.optional(), &p.view, q.optional())
+		return t.device.AxpbyForward(y.view, x.view, w.optional(), p.view, q.optional())
 	})
 	if t.grads(x, w) {
 		t.push("axpby", y, []*Tensor{y}, func() error {
@@ -41,7 +41,7 @@ func (t *Tape) Axpby(x, w, p, q *Tensor, dtype bindings.DType) *Tensor {
 				if w != nil {
 					dw = d[1]
 				}
-				return t.device.AxpbyBackward(d[0], dw, y.grad(), &p.view, q.optional())
+				return t.device.AxpbyBackward(d[0], dw, y.grad(), p.view, q.optional())
 			})
 		})
 	}
@@ -51,6 +51,6 @@ func (t *Tape) Axpby(x, w, p, q *Tensor, dtype bindings.DType) *Tensor {
 // TimestepEmbed is the sinusoid of factor · time: time [B] F32 -> [B,dim] in dtype. A leaf.
 func (t *Tape) TimestepEmbed(time *Tensor, dim int, factor, maxPeriod float64, dtype bindings.DType) *Tensor {
 	y := t.New(dtype, time.Dim(0), dim)
-	t.run("timestep_embed", func() error { return t.device.TimestepEmbed(&y.view, &time.view, factor, maxPeriod) })
+	t.run("timestep_embed", func() error { return t.device.TimestepEmbed(y.view, time.view, factor, maxPeriod) })
 	return y
 }

@@ -13,14 +13,14 @@ func (t *Tape) Gate(x, gate, r *Tensor, alpha float32) *Tensor {
 func (t *Tape) GateTo(y, x, gate, r *Tensor, alpha float32) { t.gate(y, x, gate, r, alpha, nil) }
 
 func (t *Tape) gate(y, x, gate, r *Tensor, alpha float32, owned []*Tensor) {
-	t.run("gate", func() error { return t.device.GateForward(&y.view, &x.view, &gate.view, &r.view, alpha) })
+	t.run("gate", func() error { return t.device.GateForward(y.view, x.view, gate.view, r.view, alpha) })
 	if !t.grads(x, gate, r) {
 		return
 	}
 	t.push("gate", y, owned, func() error {
 		if gate.NeedsGrad() || r.NeedsGrad() {
 			err := t.contributeAll([]*Tensor{r, gate}, func(d []*bindings.Tensor) error {
-				return t.device.GateBackward(d[0], d[1], y.grad(), &gate.view, &r.view, alpha)
+				return t.device.GateBackward(d[0], d[1], y.grad(), gate.view, r.view, alpha)
 			})
 			if err != nil {
 				return err

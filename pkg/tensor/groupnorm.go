@@ -14,21 +14,21 @@ func (t *Tape) GroupNorm(x, w, b *Tensor, args GroupNormArgs) *Tensor {
 		mean, rstd = t.alloc(bindings.F32, x.Dim(0), args.Groups), t.alloc(bindings.F32, x.Dim(0), args.Groups)
 	}
 	t.run("groupnorm", func() error {
-		return t.device.GroupNormForward(&y.view, mean.optional(), rstd.optional(), &x.view, &w.view, &b.view, args)
+		return t.device.GroupNormForward(y.view, mean.optional(), rstd.optional(), x.view, w.view, b.view, args)
 	})
 	if !grads {
 		return y
 	}
 	t.push("groupnorm", y, []*Tensor{y, mean, rstd}, func() error {
 		back := func(dx *bindings.Tensor) error {
-			return t.device.GroupNormBackward(dx, w.paramGrad(), b.paramGrad(), y.grad(), &x.view, &mean.view, &rstd.view, &w.view, &b.view, args)
+			return t.device.GroupNormBackward(dx, w.paramGrad(), b.paramGrad(), y.grad(), x.view, mean.view, rstd.view, w.view, b.view, args)
 		}
 		if x.NeedsGrad() {
 			return t.contribute(x, back)
 		}
 		unwanted := t.allocLike(x)
 		defer unwanted.root.recycle()
-		return back(&unwanted.view)
+		return back(unwanted.view)
 	})
 	return y
 }

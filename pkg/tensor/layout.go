@@ -5,7 +5,7 @@ import "github.com/fluxir/fluxir/bindings"
 // Pack is FLUX's 2x2 packing: x [B,Y,X,C] -> [B,(Y/2)(X/2),4C], channel order (c, dy, dx).
 func (t *Tape) Pack(x *Tensor) *Tensor {
 	y := t.alloc(x.DType(), x.Dim(0), x.Dim(1)/2*(x.Dim(2)/2), 4*x.Dim(3))
-	t.run("pack", func() error { return t.device.Pack(&y.view, &x.view) })
+	t.run("pack", func() error { return t.device.Pack(y.view, x.view) })
 	if t.grads(x) {
 		t.push("pack", y, []*Tensor{y}, func() error {
 			return t.contribute(x, func(dx *bindings.Tensor) error { return t.device.Unpack(dx, y.grad()) })
@@ -17,7 +17,7 @@ func (t *Tape) Pack(x *Tensor) *Tensor {
 // Unpack is the inverse of Pack, for an image of the given height and width.
 func (t *Tape) Unpack(x *Tensor, height, width int) *Tensor {
 	y := t.alloc(x.DType(), x.Dim(0), height, width, x.Dim(2)/4)
-	t.run("unpack", func() error { return t.device.Unpack(&y.view, &x.view) })
+	t.run("unpack", func() error { return t.device.Unpack(y.view, x.view) })
 	if t.grads(x) {
 		t.push("unpack", y, []*Tensor{y}, func() error {
 			return t.contribute(x, func(dx *bindings.Tensor) error { return t.device.Pack(dx, y.grad()) })
@@ -47,7 +47,7 @@ func (t *Tape) Copy(x *Tensor) *Tensor {
 func (t *Tape) CopyTo(y, x *Tensor) { t.layout(y, x, nil) }
 
 func (t *Tape) layout(y, x *Tensor, owned []*Tensor) {
-	t.run("layout", func() error { return t.device.Layout(&y.view, &x.view) })
+	t.run("layout", func() error { return t.device.Layout(y.view, x.view) })
 	if t.grads(x) {
 		t.push("layout", y, owned, func() error {
 			return t.contribute(x, func(dx *bindings.Tensor) error { return t.device.Layout(dx, y.grad()) })
@@ -61,7 +61,7 @@ func (t *Tape) Repeat(theta *Tensor, batch int, dtype bindings.DType) *Tensor {
 	y := t.alloc(dtype, shape...)
 	wide := bindings.NewTensor(theta.view.Data, theta.DType(), shape...)
 	wide.Strides[0] = 0
-	t.run("repeat", func() error { return t.device.Layout(&y.view, &wide) })
+	t.run("repeat", func() error { return t.device.Layout(y.view, &wide) })
 	if t.grads(theta) {
 		t.push("repeat", y, []*Tensor{y}, func() error {
 			if dp := theta.paramGrad(); dp != nil {
@@ -83,6 +83,6 @@ func (t *Tape) Concat(a, b *Tensor) *Tensor {
 
 // Fill sets a leaf, or a part of a tensor from New, to a constant.
 func (t *Tape) Fill(y *Tensor, value float32) *Tensor {
-	t.run("fill", func() error { return t.device.Fill(&y.view, value) })
+	t.run("fill", func() error { return t.device.Fill(y.view, value) })
 	return y
 }

@@ -18,7 +18,7 @@ func (t *Tape) LinearAct(x, w, b *Tensor, act bindings.Act) *Tensor {
 		return t.Act(t.Linear(x, w, b), act)
 	}
 	y := t.New(x.DType(), linearShape(x, w)...)
-	t.run("linear", func() error { return t.device.LinearForward(&y.view, &x.view, &w.view, b.optional(), act) })
+	t.run("linear", func() error { return t.device.LinearForward(y.view, x.view, w.view, b.optional(), act) })
 	return y
 }
 
@@ -30,7 +30,7 @@ func linearShape(x, w *Tensor) []int {
 
 func (t *Tape) linear(y, x, w, b *Tensor, owned []*Tensor) {
 	t.run("linear", func() error {
-		return t.device.LinearForward(&y.view, &x.view, &w.view, b.optional(), bindings.ActNone)
+		return t.device.LinearForward(y.view, x.view, w.view, b.optional(), bindings.ActNone)
 	})
 	if !t.grads(x, w, b) {
 		return
@@ -38,10 +38,10 @@ func (t *Tape) linear(y, x, w, b *Tensor, owned []*Tensor) {
 	t.push("linear", y, owned, func() error {
 		dw, db := w.paramGrad(), b.paramGrad()
 		if !x.NeedsGrad() {
-			return t.device.LinearBackward(nil, dw, db, y.grad(), &x.view, &w.view)
+			return t.device.LinearBackward(nil, dw, db, y.grad(), x.view, w.view)
 		}
 		return t.contribute(x, func(dx *bindings.Tensor) error {
-			return t.device.LinearBackward(dx, dw, db, y.grad(), &x.view, &w.view)
+			return t.device.LinearBackward(dx, dw, db, y.grad(), x.view, w.view)
 		})
 	})
 }

@@ -72,7 +72,7 @@ type AdamW = bindings.AdamWArgs
 // ZeroGrad clears the gradients of trained parameters.
 func ZeroGrad(d *bindings.Device, params []*Param) error {
 	for _, p := range params {
-		if err := d.Fill(&p.Grad.view, 0); err != nil {
+		if err := d.Fill(p.Grad.view, 0); err != nil {
 			return err
 		}
 	}
@@ -81,7 +81,7 @@ func ZeroGrad(d *bindings.Device, params []*Param) error {
 
 // SumSquares computes the square of the global gradient norm into out, one F32 element, without waiting for the device.
 func SumSquares(d *bindings.Device, out *Tensor, params []*Param) error {
-	return d.GradSumSquares(&out.view, adamwParams(params))
+	return d.GradSumSquares(out.view, adamwParams(params))
 }
 
 // StepAdamW updates the parameters. sumSquares is of all parameters that are clipped together, nil without clipping.
@@ -95,7 +95,7 @@ func StepEMA(d *bindings.Device, params []*Param, decay float32) error {
 		if p.EMA == nil {
 			continue
 		}
-		if err := d.EMAStep(&p.EMA.view, &p.Master.view, decay); err != nil {
+		if err := d.EMAStep(p.EMA.view, p.Master.view, decay); err != nil {
 			return err
 		}
 	}
@@ -118,5 +118,5 @@ func (t *Tensor) optional() *bindings.Tensor {
 	if t == nil {
 		return nil
 	}
-	return &t.view
+	return t.view
 }

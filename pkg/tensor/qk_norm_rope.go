@@ -6,7 +6,7 @@ import "github.com/fluxir/fluxir/bindings"
 func (t *Tape) RopeTable(ids *Tensor, axes [3]int, theta float64) *Tensor {
 	pe := t.New(bindings.F32, ids.Dim(0), (axes[0]+axes[1]+axes[2])/2, 2)
 	t.run("rope_table", func() error {
-		return t.device.RopeTable(&pe.view, &ids.view, [3]int32{int32(axes[0]), int32(axes[1]), int32(axes[2])}, theta)
+		return t.device.RopeTable(pe.view, ids.view, [3]int32{int32(axes[0]), int32(axes[1]), int32(axes[2])}, theta)
 	})
 	return pe
 }
@@ -19,14 +19,14 @@ func (t *Tape) QKNormRopeTo(y, x, weight, pe *Tensor, eps float32) {
 		rstd = t.alloc(bindings.F32, x.Dim(0), x.Dim(1), x.Dim(2))
 	}
 	t.run("qk_norm_rope", func() error {
-		return t.device.QKNormRopeForward(&y.view, rstd.optional(), &x.view, &weight.view, &pe.view, eps)
+		return t.device.QKNormRopeForward(y.view, rstd.optional(), x.view, weight.view, pe.view, eps)
 	})
 	if !grads {
 		return
 	}
 	t.push("qk_norm_rope", y, []*Tensor{rstd}, func() error {
 		return t.contribute(x, func(dx *bindings.Tensor) error {
-			return t.device.QKNormRopeBackward(dx, weight.paramGrad(), y.grad(), &x.view, &rstd.view, &weight.view, &pe.view)
+			return t.device.QKNormRopeBackward(dx, weight.paramGrad(), y.grad(), x.view, rstd.view, weight.view, pe.view)
 		})
 	})
 }

@@ -115,7 +115,7 @@ func (t *Tape) Upload(values []float32, dtype bindings.DType, shape ...int) *Ten
 
 // Input marks a leaf whose gradient is wanted.
 func (t *Tape) Input(x *Tensor) *Tensor {
-	x.root.needsGrad = true
+	x.root.needsGrad, x.root.input = true, true
 	return x
 }
 
@@ -170,7 +170,7 @@ func (t *Tape) Backward(loss *Tensor) error {
 func (t *Tape) BackwardFrom(outputs, cotangents []*Tensor) error {
 	for i, y := range outputs {
 		if y.NeedsGrad() {
-			t.run("backward", func() error { return t.contributeCopy(y, &cotangents[i].view) })
+			t.run("backward", func() error { return t.contributeCopy(y, cotangents[i].view) })
 		}
 	}
 	t.record = false
@@ -194,6 +194,9 @@ func (t *Tape) BackwardFrom(outputs, cotangents []*Tensor) error {
 
 // recycle gives a storage and its gradient back to the arena.
 func (s *storage) recycle() {
+	if s.input {
+		return
+	}
 	if s.data != nil {
 		s.arena.release(s.data, s.bytes())
 	}
@@ -207,7 +210,7 @@ func (s *storage) recycle() {
 
 // gradView is x's view on its storage's gradient.
 func (x *Tensor) gradView() bindings.Tensor {
-	v := x.view
+	v := *x.view
 	v.Data = unsafe.Add(x.root.grad, uintptr(x.view.Data)-uintptr(x.root.data))
 	return v
 }
@@ -336,7 +339,7 @@ func (x *Tensor) paramGrad() *bindings.Tensor {
 	if x == nil || x.root.param == nil || !x.root.needsGrad {
 		return nil
 	}
-	return &x.root.param.Grad.view
+	return x.root.param.Grad.view
 }
 
 // ---- memory ----
@@ -373,7 +376,7 @@ func (t *Tape) keep(y *Tensor) *Tensor {
 	t.depth--
 	defer func() { t.depth++ }()
 	up := t.alloc(y.DType(), y.Shape()...)
-	t.run("keep", func() error { return t.device.Layout(&up.view, &y.view) })
+	t.run("keep", func() error { return t.device.Layout(up.view, y.view) })
 	return up
 }
 
@@ -412,7 +415,7 @@ func (t *Tape) replay(inputs, outputs []*Tensor, f func([]*Tensor) []*Tensor) er
 			if y.hasGrad() && again[i].NeedsGrad() {
 				t.run("checkpoint", func() error { return t.cover(y) })
 				g := y.gradView()
-				ys, cotangents = append(ys, again[i]), append(cotangents, &Tensor{view: g})
+				ys, cotangents = append(ys, again[i]), append(cotangents, &Tensor{view: &g})
 			}
 		}
 		if t.BackwardFrom(ys, cotangents) != nil {

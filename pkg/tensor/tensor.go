@@ -16,7 +16,7 @@ import (
 // Tensor is a view of device memory: a box of a storage (rows, columns, tokens of it), possibly under another shape. Views share the storage's
 // values and its gradient, so splitting and joining tensors costs nothing.
 type Tensor struct {
-	view bindings.Tensor
+	view *bindings.Tensor // an object of its own: cgo forbids Go pointers beside it
 	root *storage
 	box  box
 }
@@ -28,6 +28,7 @@ type storage struct {
 	shape     []int
 	arena     *Arena
 	needsGrad bool
+	input     bool   // a leaf whose gradient is read after Backward: kept until Reset
 	param     *Param // set for parameters: their gradient is F32 and lives there
 	grad      unsafe.Pointer
 	written   []box // parts of grad that hold values, disjoint
@@ -53,7 +54,8 @@ func newTensor(a *Arena, dtype bindings.DType, shape ...int) (*Tensor, error) {
 
 // whole is the tensor of all of s.
 func (s *storage) whole() *Tensor {
-	return &Tensor{view: bindings.NewTensor(s.data, s.dtype, s.shape...), root: s, box: fullBox(s.shape)}
+	view := bindings.NewTensor(s.data, s.dtype, s.shape...)
+	return &Tensor{view: &view, root: s, box: fullBox(s.shape)}
 }
 
 // Empty allocates a tensor from a, contents undefined.
@@ -92,7 +94,7 @@ func (t *Tensor) Set(values []float32) error {
 
 // Host reads the tensor, any view, as float32 values in row-major order.
 func (t *Tensor) Host() ([]float32, error) {
-	return t.root.arena.hostCopy(t.view)
+	return t.root.arena.hostCopy(*t.view)
 }
 
 // Grad reads the gradient after Tape.Backward: zeros where none arrived; F32 of a parameter, else the gradient of this view.
@@ -147,7 +149,7 @@ func viewShape(v bindings.Tensor) []int {
 }
 
 // Shape is the list of extents, outermost first.
-func (t *Tensor) Shape() []int { return viewShape(t.view) }
+func (t *Tensor) Shape() []int { return viewShape(*t.view) }
 
 // Dim is the extent of dimension i.
 func (t *Tensor) Dim(i int) int { return int(t.view.Shape[i]) }
@@ -174,7 +176,8 @@ func (t *Tensor) Slice(dim, low, high int) *Tensor {
 			panic("tensor: Slice after View")
 		}
 	}
-	s := *t
+	s, view := *t, *t.view
+	s.view = &view
 	s.view.Data = unsafe.Add(t.view.Data, int64(low)*t.view.Strides[dim]*int64(t.DType().Size()))
 	s.view.Shape[dim] = int64(high - low)
 	s.box.low[dim] += low
@@ -187,9 +190,9 @@ func (t *Tensor) View(shape ...int) *Tensor {
 	if numel(shape) != t.Len() {
 		panic(fmt.Sprintf("tensor: View: %v as %v", t.Shape(), shape))
 	}
-	s := *t
-	s.view = bindings.NewTensor(t.view.Data, t.DType(), shape...)
-	if !splitStrides(&s.view, t.view) {
+	s, view := *t, bindings.NewTensor(t.view.Data, t.DType(), shape...)
+	s.view = &view
+	if !splitStrides(s.view, *t.view) {
 		panic(fmt.Sprintf("tensor: View: %v with strides %v as %v", t.Shape(), t.view.Strides[:t.view.Rank], shape))
 	}
 	return &s
