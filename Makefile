@@ -5,7 +5,7 @@ BUILD ?= build/release
 JOBS ?= $(shell nproc)
 export CGO_ENABLED := 1
 
-.PHONY: help deps build core test op-check fmt lint clean photos
+.PHONY: help deps build core test op-check asan fmt lint clean photos
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -30,6 +30,12 @@ test: build ## every test: Go packages and the C core's own
 
 op-check: core ## every op of fluxir.h has its conformance cases
 	@go test -count=1 -run TestCoverage ./bindings/optest
+
+# The archive named first wins over the one in bindings/device.go.
+asan: deps ## bindings and conformance tests under the address and undefined-behaviour sanitizers
+	@cmake -S . -B build/asan -G Ninja -DFLUXIR_ASAN=ON >/dev/null
+	@cmake --build build/asan -j $(JOBS)
+	@CGO_LDFLAGS="$(CURDIR)/build/asan/libfluxir_cpu.a -fsanitize=undefined" go test -asan ./bindings/...
 
 clean: ## remove build outputs (not data, not runs)
 	@rm -rf build bin bindings/zz_stamp.go

@@ -31,11 +31,11 @@ func (c *Case) Variants() []Variant {
 }
 
 const (
-	guard    = 256 // bytes before and after each tensor
-	sentinel = 0xffe5
+	guard    = 256    // bytes before each tensor
+	sentinel = 0xffe5 // fills what is no input: NaN in bf16 and f16, and twice in f32
 )
 
-// slot is one tensor on the device: guard band, elements with gaps, guard band. Whatever is no input is a NaN in every dtype (the sentinel), so
+// slot is one tensor on the device: guard band, elements with gaps, guard band. Whatever is no input holds the sentinel, so
 // that reading it spoils the result, and everything except the outputs' elements must be found unchanged.
 type slot struct {
 	arg     *Arg
@@ -100,7 +100,7 @@ func newSlot(a *Arg, x []float64, padded bool) *slot {
 			stride += int64(3 + i)
 		}
 	}
-	s.initial = make([]byte, s.base+extent*size+guard)
+	s.initial = make([]byte, s.base+extent*size+guardAfter)
 	for i := 0; i+1 < len(s.initial); i += 2 {
 		binary.LittleEndian.PutUint16(s.initial[i:], sentinel)
 	}

@@ -1,0 +1,5 @@
+//go:build !asan
+
+package optest
+
+const guardAfter = guard // bytes after each tensor
