@@ -10,7 +10,7 @@ import (
 
 // pending lists the ops that have no case yet. It only ever shrinks.
 var pending = strings.Fields(`
-	linear_forward linear_backward attention_forward attention_backward rope_table qk_norm_rope_forward qk_norm_rope_backward
+	linear_forward linear_backward
 	adaln_forward adaln_backward act_forward act_backward
 	se_squeeze_forward se_squeeze_backward se_excite_forward se_excite_backward
 	conv2d_forward conv2d_backward groupnorm_forward groupnorm_backward upsample_forward upsample_backward
