@@ -26,7 +26,7 @@ fx_status forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x) {
     const T* xp = data<T>(x) + p.at[1];
     for_lanes(p.n, [&](int64_t i, int64_t lanes) {
       vf v = load_some(xp + i, lanes);
-      store_some(yp + i, v * sigmoid(A::argument(v)), lanes);
+      store_some(yp + i, v / (1.0f + exp(-A::argument(v))), lanes);
     });
   });
   return FX_STATUS_OK;
@@ -39,9 +39,9 @@ fx_status backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dy, const 
     T* dxp = data<T>(dx) + p.at[0];
     const T *dyp = data<T>(dy) + p.at[1], *xp = data<T>(x) + p.at[2];
     for_lanes(p.n, [&](int64_t i, int64_t lanes) {
-      vf v = load_some(xp + i, lanes);
-      vf s = sigmoid(A::argument(v));
-      vf slope = s + v * s * (1.0f - s) * A::slope(v);
+      vf v = load_some(xp + i, lanes), s, rest;
+      sigmoid_pair(A::argument(v), s, rest);
+      vf slope = s + v * s * rest * A::slope(v);
       store_some(dxp + i, load_some(dyp + i, lanes) * slope, lanes);
     });
   });

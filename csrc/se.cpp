@@ -142,8 +142,9 @@ void hidden_backward(float* du, const float* dhidden, const float* u, int64_t n,
   for_lanes(n, [&](int64_t i, int64_t lanes) {
     vf total{};
     for (int64_t j = 0; j < blocks; j++) total += load_some(dhidden + j * n + i, lanes);
-    vf v = load_some(u + i, lanes), s = sigmoid(v);
-    store_some(du + i, total * s * (1.0f + v * (1.0f - s)), lanes);
+    vf v = load_some(u + i, lanes), s, rest;
+    sigmoid_pair(v, s, rest);
+    store_some(du + i, total * s * (1.0f + v * rest), lanes);
   });
 }
 

@@ -158,5 +158,11 @@ FX_INLINE vf exp(vf x) {
   return select(x == x, y, x);
 }
 FX_INLINE vf sigmoid(vf x) { return 1.0f / (1.0f + exp(-x)); }
+// sigmoid(x) and 1 − sigmoid(x), both with all their digits: the difference would have none where sigmoid is close to 1.
+FX_INLINE void sigmoid_pair(vf x, vf& s, vf& rest) {
+  vf e = exp(min(splat(87), -x));  // the constant first: NaN stays NaN
+  s = 1.0f / (1.0f + e);
+  rest = e * s;
+}
 
 }  // namespace fx::FX_TIER
