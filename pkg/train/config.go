@@ -47,7 +47,7 @@ type Config struct {
 // DefaultConfig has values that train the embedded model.
 func DefaultConfig(stage string) Config {
 	c := Config{
-		Stage: stage, Steps: 20000, Batch: 16, Size: 64, Preset: "light", Seed: 1, LR: 1e-3, WarmUp: 200, Schedule: "constant", LRFloor: 0.05,
+		Stage: stage, Steps: 20000, Batch: 16, Size: 64, Preset: "light", Seed: 1, LR: 6e-4, WarmUp: 200, Schedule: "constant", LRFloor: 0.05,
 		WeightDecay: 0.01, Beta2: 0.99, Clip: 1, EMA: 0.999, Time: TimeSampling{Kind: LogitNormal}, Loss: DefaultLoss(), DType: "f32",
 		Average: true, SaveEvery: 500, LogEvery: 20,
 	}

@@ -31,7 +31,7 @@ func NanoVAE() weights.VAEConfig {
 // NanoFlux is the embedded family's transformer: tokens of 4×4 pixels, predicting the sample as a residual of z_lq.
 func NanoFlux() weights.FluxConfig {
 	return weights.FluxConfig{
-		Class: "FluxTransformer2DModel", PatchSize: 1, InChannels: 48, OutChannels: 48, NumLayers: 1, NumSingleLayers: 12,
+		Class: "FluxTransformer2DModel", PatchSize: 1, InChannels: 48, OutChannels: 48, NumLayers: 1, NumSingleLayers: 10,
 		AttentionHeadDim: 64, NumAttentionHeads: 3, JointAttentionDim: 64, PooledDim: 64, AxesDimsRope: []int{16, 24, 24},
 		Prediction: weights.PredictSample, LQSkip: true,
 	}
@@ -48,13 +48,13 @@ func NanoAdapter() model.AdapterConfig {
 // needs (docs/nano.md).
 func NanoStages() []Config {
 	base, adapter, tune := DefaultConfig(StageBase), DefaultConfig(StageAdapter), DefaultConfig(StageTune)
-	base.Steps, base.Loss.Pixel, base.Time.Shift = 6000, 0, true
+	base.Steps, base.Loss.Pixel, base.Time.Shift = 1000, 0, true
 	base.Loss.Crop, base.Loss.Margin = 0, 0
 	for _, c := range []*Config{&adapter, &tune} {
 		c.Loss = Loss{Flow: 0.1, Pixel: 1, Gamma: 0, Distance: "l1"}
 		c.Time.AtOne, c.Dropout = 0.7, 0.05
 	}
-	adapter.Steps = 2000
+	adapter.Steps = 300
 	tune.Steps, tune.EMA = 1000000, 0.9995
 	return []Config{base, adapter, tune}
 }
