@@ -86,11 +86,16 @@ func run(args []string, log io.Writer) error {
 		return err
 	}
 	defer file.Close()
+	logger, err := train.OpenLog(*folder, io.MultiWriter(log, file))
+	if err != nil {
+		return err
+	}
+	defer logger.Close()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	go func() { <-ctx.Done(); stop() }() // a second signal ends the program at once
 	done, err := train.TrainNano(ctx, train.NanoOptions{
-		Run: *folder, Photos: *photos, Threads: *threads, Workers: *workers, Stages: stages, Log: io.MultiWriter(log, file),
+		Run: *folder, Photos: *photos, Threads: *threads, Workers: *workers, Stages: stages, Log: logger,
 		Export: func(b *model.Bundle) error { return model.SaveBundle(filepath.Join(*folder, "export"), b) },
 	})
 	if err == nil && !done {

@@ -9,6 +9,8 @@ func (t *Tape) AttentionTo(o, q, k, v *Tensor, scale float32) {
 	if grads {
 		lse = t.alloc(bindings.F32, q.Dim(0), q.Dim(2), q.Dim(1))
 	}
+	flops := 4 * int64(q.Len()) * int64(k.Dim(1)) // two products
+	t.flops += flops
 	t.run("attention", func() error {
 		return t.device.AttentionForward(o.view, lse.optional(), q.view, k.view, v.view, scale)
 	})
@@ -16,6 +18,7 @@ func (t *Tape) AttentionTo(o, q, k, v *Tensor, scale float32) {
 		return
 	}
 	t.push("attention", o, []*Tensor{lse}, func() error {
+		t.flops += flops * 5 / 2 // five products
 		inputs := []*Tensor{q, k, v}
 		return t.contributeAll(inputs, func(d []*bindings.Tensor) error {
 			for i, x := range inputs { // the kernel makes all three

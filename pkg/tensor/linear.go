@@ -18,6 +18,7 @@ func (t *Tape) LinearAct(x, w, b *Tensor, act bindings.Act) *Tensor {
 		return t.Act(t.Linear(x, w, b), act)
 	}
 	y := t.New(x.DType(), linearShape(x, w)...)
+	t.flops += linearFLOPs(x, w)
 	t.run("linear", func() error { return t.device.LinearForward(y.view, x.view, w.view, b.optional(), act) })
 	return y
 }
@@ -28,7 +29,11 @@ func linearShape(x, w *Tensor) []int {
 	return shape
 }
 
+// linearFLOPs of one product.
+func linearFLOPs(x, w *Tensor) int64 { return 2 * int64(x.Len()) * int64(w.Dim(0)) }
+
 func (t *Tape) linear(y, x, w, b *Tensor, owned []*Tensor) {
+	t.flops += linearFLOPs(x, w)
 	t.run("linear", func() error {
 		return t.device.LinearForward(y.view, x.view, w.view, b.optional(), bindings.ActNone)
 	})
@@ -37,9 +42,13 @@ func (t *Tape) linear(y, x, w, b *Tensor, owned []*Tensor) {
 	}
 	t.push("linear", y, owned, func() error {
 		dw, db := w.paramGrad(), b.paramGrad()
+		if dw != nil {
+			t.flops += linearFLOPs(x, w)
+		}
 		if !x.NeedsGrad() {
 			return t.device.LinearBackward(nil, dw, db, y.grad(), x.view, w.view)
 		}
+		t.flops += linearFLOPs(x, w)
 		return t.contribute(x, func(dx *bindings.Tensor) error {
 			return t.device.LinearBackward(dx, dw, db, y.grad(), x.view, w.view)
 		})

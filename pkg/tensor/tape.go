@@ -16,6 +16,7 @@ type Tape struct {
 	nodes  []node
 	record bool
 	err    error
+	flops  int64
 }
 
 // node is one recorded step. back reads the outputs' gradients and contributes to the inputs'; afterwards the memory the step owns is reused.
@@ -46,6 +47,10 @@ func (t *Tape) Recording() bool { return t.record }
 // Err is the first failure of an op since the last Reset.
 func (t *Tape) Err() error { return t.err }
 
+// FLOPs is the number of multiplications and additions of the matrix products, convolutions and attention run since the last Reset, recomputation
+// included.
+func (t *Tape) FLOPs() int64 { return t.flops }
+
 // Note lets a caller between ops report a failure of its own, which sticks like an op's; nil is ignored.
 func (t *Tape) Note(what string, err error) { t.fail(what, err) }
 
@@ -54,7 +59,7 @@ func (t *Tape) Reset() {
 	for _, a := range t.arenas {
 		a.Reset()
 	}
-	t.nodes, t.err, t.record, t.depth = t.nodes[:0], nil, false, 0
+	t.nodes, t.err, t.record, t.depth, t.flops = t.nodes[:0], nil, false, 0, 0
 }
 
 // Free returns the tape's memory to the device. The tape may be used again.

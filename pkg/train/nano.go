@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -66,7 +65,7 @@ type NanoOptions struct {
 	Threads int    // of the device, 0: all
 	Workers int    // of the loader
 	Stages  []Config
-	Log     io.Writer
+	Log     *Logger
 	// Export is called inside Device.Do whenever a state of the last stage has been saved, with the bundle as it stands.
 	Export func(b *model.Bundle) error
 }
@@ -86,7 +85,7 @@ func TrainNano(ctx context.Context, o NanoOptions) (done bool, err error) {
 		return false, err
 	}
 	defer d.Close()
-	vae, err := nanoVAEWeights(filepath.Join(o.Run, "vae.json"), pack.Photos, o.Log)
+	vae, err := o.patchTransform(pack.Photos)
 	if err != nil {
 		return false, err
 	}
@@ -99,11 +98,12 @@ func TrainNano(ctx context.Context, o NanoOptions) (done bool, err error) {
 	return true, nil
 }
 
-// nanoVAEWeights reads the fitted autoencoder of the run, or fits and stores it.
-func nanoVAEWeights(path string, photos []data.Photo, log io.Writer) (*PatchTransform, error) {
+// patchTransform reads the fitted autoencoder of the run, or fits and stores it.
+func (o NanoOptions) patchTransform(photos []data.Photo) (*PatchTransform, error) {
+	path := filepath.Join(o.Run, "vae.json")
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		fmt.Fprintf(log, "vae: fitting the patch transform to %d photographs\n", len(photos))
+		o.Log.Printf("vae: fitting the patch transform to %d photographs\n", len(photos))
 		p, err := FitPatches(photos, NanoVAE().SpaceToDepthShortcut, 1<<21, 1)
 		if err != nil {
 			return nil, err
@@ -149,7 +149,8 @@ func (o NanoOptions) runStage(ctx context.Context, d *bindings.Device, pack *dat
 		return err == nil, err
 	}
 	defer d.Do(func() error { tr.Close(); return nil })
-	fmt.Fprintf(o.Log, "%s: from step %d of %d\n", c.Stage, tr.Step, c.Steps)
+	o.Log.steps = c.Steps
+	o.Log.Printf("%s: from step %d of %d\n", c.Stage, tr.Step, c.Steps)
 	loader, err := data.NewPatchLoader(data.LoaderConfig{Photos: pack.Photos, Preset: c.Preset, Seed: c.Seed, Batch: c.Batch, Size: c.Size, Workers: o.Workers})
 	if err != nil {
 		return false, err
@@ -160,7 +161,7 @@ func (o NanoOptions) runStage(ctx context.Context, d *bindings.Device, pack *dat
 		return false, err
 	}
 	hooks := Hooks{
-		Log: LogTo(o.Log, c.Stage, c.Steps),
+		Log: o.Log.Write,
 		Save: func() error {
 			if err := tr.Save(o.state(c.Stage)); err != nil {
 				return err
@@ -194,14 +195,7 @@ func (o NanoOptions) validate(tr *Trainer, held *Validation) error {
 	if err != nil {
 		return err
 	}
-	mean := 0.0
-	fmt.Fprintf(o.Log, "%s step %d  PSNR gain", tr.Config.Stage, tr.Step)
-	for i, g := range gains {
-		fmt.Fprintf(o.Log, "  %s %+.2f", data.EvalPresets[i], g)
-		mean += g / float64(len(gains))
-	}
-	fmt.Fprintf(o.Log, "  mean %+.2f dB\n", mean)
-	return nil
+	return o.Log.Write(Record{Stage: tr.Config.Stage, Step: tr.Step, Gains: gains})
 }
 
 // initialise makes the models of stage i: first weights, then the averages that the earlier stages ended with.

@@ -3,7 +3,6 @@ package train
 import (
 	"context"
 	"fmt"
-	"io"
 	"math"
 	"math/rand/v2"
 	"time"
@@ -17,7 +16,8 @@ import (
 // Trainer runs one stage. Everything random in step i depends on the seed and on i alone, so that a resumed run is the run that was not stopped.
 type Trainer struct {
 	Config Config
-	Step   int64 // finished optimizer steps
+	Step   int64   // finished optimizer steps
+	Peak   float64 // GFLOP/s of a large matrix product on this device, probed by NewTrainer
 
 	device  *bindings.Device
 	arena   *tensor.Arena
@@ -75,13 +75,36 @@ func NewTrainer(d *bindings.Device, arena *tensor.Arena, net *model.FluxIR, vae 
 		}
 	}
 	var err error
-	tr.metrics, err = tensor.Empty(arena, bindings.F32, 4)
+	if tr.metrics, err = tensor.Empty(arena, bindings.F32, 4); err != nil {
+		return nil, err
+	}
+	tr.Peak, err = probePeak(tr.tape, c.dtype())
 	return tr, err
+}
+
+// probePeak times a product of matrices that fills the caches and returns the best GFLOP/s: what the step's share of the peak refers to.
+func probePeak(t *tensor.Tape, dtype bindings.DType) (float64, error) {
+	defer t.Reset()
+	const n = 1024
+	x, w := t.Fill(t.New(dtype, n, n), 0.5), t.Fill(t.New(dtype, n, n), 0.25)
+	best := 0.0
+	for range 6 {
+		start := time.Now()
+		t.Linear(x, w, nil)
+		if err := t.Err(); err != nil {
+			return 0, err
+		}
+		if err := t.Device().Sync(); err != nil {
+			return 0, err
+		}
+		best = max(best, 2*n*n*n/1e9/time.Since(start).Seconds())
+	}
+	return best, nil
 }
 
 // step runs one optimizer step on a batch.
 func (tr *Trainer) step(batch *data.Batch) (Metrics, error) {
-	start, t, c := time.Now(), tr.tape, tr.Config
+	t, c := tr.tape, tr.Config
 	next := tr.Step + 1
 	t.Reset()
 	if err := tensor.ZeroGrad(tr.device, tr.params); err != nil {
@@ -120,7 +143,6 @@ func (tr *Trainer) step(batch *data.Batch) (Metrics, error) {
 		return m, err
 	}
 	tr.Step = next
-	m.Elapsed = time.Since(start)
 	return m, nil
 }
 
@@ -176,9 +198,9 @@ func (tr *Trainer) input(batch *data.Batch) StepInput {
 
 // Hooks are what the loop calls; nil ones are skipped.
 type Hooks struct {
-	Log      func(m Metrics, imagesPerSecond float64)
-	Save     func() error // called inside Device.Do
-	Validate func() error // called inside Device.Do, after Save
+	Log      func(r Record) error // every Config.LogEvery steps
+	Save     func() error         // called inside Device.Do
+	Validate func() error         // called inside Device.Do, after Save
 }
 
 // Run trains until the stage's last step or until ctx ends, in which case the current step is finished. The state is saved every Config.SaveEvery steps and
@@ -187,7 +209,7 @@ func (tr *Trainer) Run(ctx context.Context, loader *data.PatchLoader, hooks Hook
 	if err := loader.SeekTo(tr.Step); err != nil {
 		return err
 	}
-	mark, since := tr.Step, time.Now()
+	mark, since, flops := tr.Step, time.Now(), int64(0)
 	for tr.Step < tr.Config.Steps && ctx.Err() == nil {
 		batch, err := loader.Next()
 		if err != nil {
@@ -198,6 +220,7 @@ func (tr *Trainer) Run(ctx context.Context, loader *data.PatchLoader, hooks Hook
 			if m, err = tr.step(batch); err != nil {
 				return err
 			}
+			flops += tr.tape.FLOPs()
 			if tr.Step%tr.Config.SaveEvery != 0 {
 				return nil
 			}
@@ -207,9 +230,14 @@ func (tr *Trainer) Run(ctx context.Context, loader *data.PatchLoader, hooks Hook
 			return err
 		}
 		if hooks.Log != nil && tr.Step%tr.Config.LogEvery == 0 {
-			now := time.Now()
-			hooks.Log(m, float64((tr.Step-mark)*int64(tr.Config.Batch))/now.Sub(since).Seconds())
-			mark, since = tr.Step, now
+			seconds := time.Since(since).Seconds()
+			r := Record{Stage: tr.Config.Stage, Step: m.Step, Loss: m.Loss, Flow: m.Flow, Pixel: m.Pixel, GradNorm: m.GradNorm, LR: m.LR,
+				Images: (tr.Step - mark) * int64(tr.Config.Batch), Seconds: seconds, GFLOPs: float64(flops) / 1e9 / seconds}
+			r.PeakShare = r.GFLOPs / tr.Peak
+			if err := hooks.Log(r); err != nil {
+				return err
+			}
+			mark, since, flops = tr.Step, time.Now(), 0
 		}
 	}
 	if tr.Step%tr.Config.SaveEvery == 0 {
@@ -232,11 +260,3 @@ func (tr *Trainer) save(hooks Hooks) error {
 
 // Close frees the tape's memory; the weights are the caller's.
 func (tr *Trainer) Close() { tr.tape.Free() }
-
-// LogTo prints one line per logged step.
-func LogTo(w io.Writer, stage string, total int64) func(Metrics, float64) {
-	return func(m Metrics, perSecond float64) {
-		fmt.Fprintf(w, "%s step %d/%d  loss %.5f  flow %.5f  pixel %.5f  grad %.3f  lr %.2e  %.1f images/s  %d ms\n",
-			stage, m.Step, total, m.Loss, m.Flow, m.Pixel, m.GradNorm, m.LR, perSecond, m.Elapsed.Milliseconds())
-	}
-}

@@ -95,7 +95,7 @@ func runTiny(t *testing.T, state string, c Config, threads int) (losses []float6
 	}
 	defer loader.Close()
 	err = tr.Run(context.Background(), loader, Hooks{
-		Log:  func(m Metrics, _ float64) { losses = append(losses, m.Loss) },
+		Log:  func(r Record) error { losses = append(losses, r.Loss); return nil },
 		Save: func() error { return tr.Save(state) },
 	})
 	if err != nil {
