@@ -54,10 +54,7 @@ func Save(path string, m *Image, o SaveOptions) error {
 	if err := Encode(&buf, m, o); err != nil {
 		return fileError(path, err)
 	}
-	if err := writeFile(path, buf.Bytes()); err != nil {
-		return fileError(path, err)
-	}
-	return nil
+	return WriteFile(path, buf.Bytes())
 }
 
 // Encode writes m in o.Format (FormatUnknown is PNG). Samples are clamped to 0..1 and rounded half to even; a NaN is an error.
@@ -66,6 +63,9 @@ func Save(path string, m *Image, o SaveOptions) error {
 // TIFF) and resolution (not in WebP) are carried over.
 func Encode(w io.Writer, m *Image, o SaveOptions) error {
 	if err := m.check(); err != nil {
+		return err
+	}
+	if err := o.Format.CheckSize(m.W, m.H); err != nil {
 		return err
 	}
 	depth := m.Meta.BitDepth
@@ -125,6 +125,21 @@ func Encode(w io.Writer, m *Image, o SaveOptions) error {
 	return err
 }
 
+// CheckSize returns ErrTooLarge where the format cannot hold w by h pixels.
+func (f Format) CheckSize(w, h int) error {
+	side := math.MaxInt32
+	switch f {
+	case FormatJPEG:
+		side = math.MaxUint16
+	case FormatWebP:
+		side = 1<<14 - 1
+	}
+	if w > side || h > side {
+		return errorOf(ErrTooLarge, "a %s file cannot hold %dx%d pixels (at most %d a side)", f, w, h, side)
+	}
+	return nil
+}
+
 // check finds what cannot be written: planes of the wrong length and NaN.
 func (m *Image) check() error {
 	if m.W <= 0 || m.H <= 0 || len(m.Pix) != 3*m.W*m.H || m.Alpha != nil && len(m.Alpha) != m.W*m.H {
@@ -157,9 +172,6 @@ func encodeJPEG(w io.Writer, src image.Image, quality int) error {
 	if quality < 1 || quality > 100 {
 		return errorOf(ErrUnsupported, "JPEG quality %d (want 1 to 100)", quality)
 	}
-	if s := src.Bounds().Size(); s.X > math.MaxUint16 || s.Y > math.MaxUint16 {
-		return errorOf(ErrTooLarge, "a JPEG cannot hold %dx%d pixels (at most 65535 a side)", s.X, s.Y)
-	}
 	if n, ok := src.(*image.NRGBA); ok {
 		src = &image.RGBA{Pix: n.Pix, Stride: n.Stride, Rect: n.Rect} // opaque here, and the encoder is fast for this type
 	}
@@ -167,10 +179,6 @@ func encodeJPEG(w io.Writer, src image.Image, quality int) error {
 }
 
 func encodeWebP(w io.Writer, src image.Image, quality int) error {
-	const side = 1<<14 - 1
-	if s := src.Bounds().Size(); s.X > side || s.Y > side {
-		return errorOf(ErrTooLarge, "a WebP cannot hold %dx%d pixels (at most %d a side)", s.X, s.Y, side)
-	}
 	if quality < 0 || quality > 100 {
 		return errorOf(ErrUnsupported, "WebP quality %d (want 1 to 100, or 0 for lossless)", quality)
 	}
@@ -182,15 +190,16 @@ func encodeWebP(w io.Writer, src image.Image, quality int) error {
 	return webp.Encode(w, src, o)
 }
 
-// writeFile replaces path by p in one step.
-func writeFile(path string, p []byte) (err error) {
+// WriteFile replaces path by p through a temporary file in the same folder, as Save does. Errors start with the path.
+func WriteFile(path string, p []byte) (err error) {
 	tmp, err := createTemp(filepath.Dir(path))
 	if err != nil {
-		return err
+		return fileError(path, err)
 	}
 	defer func() {
 		if err != nil {
 			os.Remove(tmp.Name())
+			err = fileError(path, err)
 		}
 	}()
 	_, err = tmp.Write(p)
