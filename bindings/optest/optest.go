@@ -5,7 +5,7 @@
 //
 // Write <op>.go beside gate.go, which is the example to copy, with one function per C function that makes a Case from dtype and shape, and
 // two lists: <op>Cases, small and awkward shapes for the tests, and <op>Bench, the shapes that matter for speed. Add the op's line to Ops in
-// ops.go and take its symbols off the list in coverage_test.go. A Case holds:
+// ops.go. A Case holds:
 //
 //   - Op, the C function without fx_; DType, the tested dtype. Its name is made of dtype and shapes; Note adds what else tells it apart.
 //   - Args, every tensor of the call: In("x", dtype, B, L, C), Out (overwritten), Acc (+=) or InOut (read and overwritten). An

@@ -16,6 +16,7 @@ struct CpuState {
   void* scratch;
   int64_t scratch_bytes;
   bool poison;
+  OnednnCache* onednn;
   char processor[96];
 };
 
@@ -56,15 +57,17 @@ int available_cores() {
 }
 
 fx_status create(fx_ctx* ctx, const char*) {
-  CpuState* s = new CpuState{detect_tier(), nullptr, 0, getenv("FLUXIR_POISON") != nullptr, {}};
+  CpuState* s = new CpuState{detect_tier(), nullptr, 0, getenv("FLUXIR_POISON") != nullptr, nullptr, {}};
   read_processor(s->processor, sizeof s->processor);
   ctx->state = s;
   if (ctx->threads == 0) ctx->threads = available_cores();
   onednn_limit(s->tier);
+  s->onednn = onednn_open();
   return FX_STATUS_OK;
 }
 
 void destroy(fx_ctx* ctx) {
+  onednn_close(state(ctx)->onednn);
   free(state(ctx)->scratch);
   delete state(ctx);
 }
@@ -124,6 +127,8 @@ void* workspace(fx_ctx* ctx, int64_t bytes) {
   if (s->poison) memset(s->scratch, 0xff, size_t(s->scratch_bytes));
   return s->scratch;
 }
+
+OnednnCache* onednn(fx_ctx* ctx) { return state(ctx)->onednn; }
 
 const fx_backend* cpu_backend() {
   static const fx_backend backends[] = {make(Tier::generic), make(Tier::avx2), make(Tier::avx512)};

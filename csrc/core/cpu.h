@@ -14,9 +14,19 @@ const char* tier_name(Tier tier);
 // first. Contents undefined. Throws std::bad_alloc, which abi.cpp turns into FX_STATUS_OUT_OF_MEMORY.
 void* workspace(fx_ctx* ctx, int64_t bytes);
 
+// The prepared oneDNN primitives of the ctx: see onednn.h.
+struct OnednnCache;
+OnednnCache* onednn(fx_ctx* ctx);
+
 // One filled table per tier (core/tier.cpp is compiled once for each).
-namespace generic { void fill_ops(fx_ops* ops); }
-namespace avx2 { void fill_ops(fx_ops* ops); }
-namespace avx512 { void fill_ops(fx_ops* ops); }
+namespace generic {
+void fill_ops(fx_ops* ops);
+}
+namespace avx2 {
+void fill_ops(fx_ops* ops);
+}
+namespace avx512 {
+void fill_ops(fx_ops* ops);
+}
 
 }  // namespace fx
