@@ -22,6 +22,22 @@ func (f file) check() error {
 	return restore.CheckOutput(f.in, f.out)
 }
 
+// writeSheet sets input and result side by side; an input that was enlarged is shown enlarged by bicubic.
+func (f file) writeSheet(path string) error {
+	before, err := data.Load(f.in)
+	if err != nil {
+		return restore.Wrap(restore.ErrInput, err)
+	}
+	after, err := data.Load(f.out)
+	if err != nil {
+		return err
+	}
+	if before.W != after.W || before.H != after.H {
+		before = data.Resize(before, after.W, after.H, data.Bicubic)
+	}
+	return restore.Wrap(restore.ErrOutput, data.Save(path, data.Sheet(before, after), data.SaveOptions{}))
+}
+
 // files lists inputs and outputs. With several inputs, or a folder, the output is a folder, made here, in which every file keeps its name and, from a folder, its
 // subfolder.
 func (c *command) files() ([]file, error) {

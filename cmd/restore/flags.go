@@ -40,6 +40,7 @@ type command struct {
 	output       string
 	options      restore.Options
 	save         data.SaveOptions
+	sheet        string // file for a before/after sheet; "" for none
 	skipExisting bool
 	json, quiet  bool
 }
@@ -65,6 +66,7 @@ func parse(args []string, out io.Writer) (*command, error) {
 	fix := flags.String("color-fix", "", "give the result the input's colours: none, wavelet or adain (default none for the embedded model, else wavelet)")
 	flags.IntVar(&c.save.Quality, "quality", 0, "of JPEG and WebP, 1 to 100 (default 95 for JPEG, lossless for WebP)")
 	flags.IntVar(&c.options.Threads, "threads", 0, "CPU threads (default all cores)")
+	flags.StringVar(&c.sheet, "sheet", "", "also write a picture of before and after side by side, with a detail (one input only)")
 	flags.BoolVar(&c.skipExisting, "skip-existing", false, "leave out inputs whose output exists")
 	flags.BoolVar(&c.json, "json", false, "write progress and results to stdout, one JSON object per line")
 	flags.BoolVar(&c.quiet, "quiet", false, "no progress bar, no results; errors only")

@@ -68,6 +68,9 @@ func (b *batch) run(ctx context.Context) int {
 	if err != nil {
 		return b.report.fatal(err)
 	}
+	if b.sheet != "" && len(files) != 1 {
+		return b.report.fatal(restore.Wrap(restore.ErrOption, errors.New("--sheet: want one input")))
+	}
 	if files = b.check(files); len(files) > 0 {
 		r, err := restore.Open(b.options)
 		if err != nil {
@@ -78,6 +81,9 @@ func (b *batch) run(ctx context.Context) int {
 		for _, f := range files {
 			b.report.begin(f)
 			result, err := r.File(ctx, f.in, f.out, b.save, b.report.progress)
+			if err == nil && b.sheet != "" {
+				err = f.writeSheet(b.sheet)
+			}
 			if ctx.Err() != nil {
 				break
 			}
