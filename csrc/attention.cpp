@@ -274,8 +274,10 @@ void forward_block(const Forward& f, const Dims& d, float* lse2) {
       }
     weigh<N>(f.o_t, alpha, f.s, f.v + first * d.Dp, d, keys);
   }
+  vr inverse[N];
+  for (int j = 0; j < N; j++) inverse[j] = 1.0f / l[j];
   for (int64_t c = 0; c < d.D; c++)
-    for (int j = 0; j < N; j++) set(f.o_t + c * w + j * W, get<vr>(f.o_t + c * w + j * W) / l[j]);
+    for (int j = 0; j < N; j++) set(f.o_t + c * w + j * W, get<vr>(f.o_t + c * w + j * W) * inverse[j]);
   for (int j = 0; j < N; j++) {
     set(f.s + j * W, l[j]);
     set(lse2 + j * W, m[j]);

@@ -1,5 +1,5 @@
 // qk_norm_rope.cpp: RMSNorm of every head's query or key and its rotation by position, in one pass (flux: layers.py QKNorm, math.py
-// apply_rope), and the table of rotations. Bound by memory. A vector holds 8 pairs (2i, 2i+1), so a rotation is two products and one swap
+// apply_rope), and the table of rotations. Bound by memory. A vector holds whole pairs (2i, 2i+1): a rotation is two products and a swap
 // of neighbours.
 #include <math.h>
 
@@ -30,14 +30,15 @@ fx_status rope_table(fx_ctx* ctx, const fx_tensor* pe, const fx_tensor* ids, con
   return FX_STATUS_OK;
 }
 
-// Rotates the 8 pairs of x by the angles at pe, interleaved (cos, sin); direction 1, or -1 for the inverse, which is the gradient.
-FX_INLINE vf rotate(vf x, const float* pe, int64_t lanes, float direction) {
-  vf turn = load_some(pe, lanes);
-  vf c = __builtin_shuffle(turn, vi{0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10, 10, 12, 12, 14, 14});
-  vf s = __builtin_shuffle(turn, vi{1, 1, 3, 3, 5, 5, 7, 7, 9, 9, 11, 11, 13, 13, 15, 15});
-  vf swapped = __builtin_shuffle(x, vi{1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14});
-  const vf sign = {-1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1};
-  return c * x + direction * sign * s * swapped;
+typedef uint64_t vq __attribute__((vector_size(sizeof(vf))));
+
+// Rotates the pairs of x by the angles at pe, interleaved (cos, sin), or back when inverse, which is the gradient. Lanes move by shifts of
+// pairs, which every tier has; shuffles of 16 lanes it has not.
+FX_INLINE vf rotate(vf x, const float* pe, int64_t lanes, bool inverse) {
+  const uint64_t low = 0xffffffff, sign = inverse ? uint64_t(1) << 63 : uint64_t(1) << 31;
+  vq turn = (vq)load_some(pe, lanes), pairs = (vq)x;
+  vf c = (vf)((turn & low) | turn << 32), s = (vf)(((turn & ~low) | turn >> 32) ^ sign);
+  return c * x + s * (vf)(pairs << 32 | pairs >> 32);
 }
 
 template <class T>
@@ -55,7 +56,7 @@ void forward_row(T* y, float* rstd, const T* x, const T* weight, const float* pe
   for_lanes(D, [&](int64_t i, int64_t lanes) {
     vf v = load_some(x + i, lanes);
     if (weight) v = v * r * load_some(weight + i, lanes);
-    if (pe) v = rotate(v, pe + i, lanes, 1);
+    if (pe) v = rotate(v, pe + i, lanes, false);
     store_some(y + i, v, lanes);
   });
 }
@@ -84,7 +85,7 @@ void backward_row(T* dx, float* sums, const T* dy, const T* x, float rstd, const
     vf dots{};
     for_lanes(D, [&](int64_t i, int64_t lanes) {
       vf g = load_some(dy + i, lanes), n = load_some(x + i, lanes) * rstd;
-      if (pe) g = rotate(g, pe + i, lanes, -1);
+      if (pe) g = rotate(g, pe + i, lanes, true);
       if (sums) store_some(sums + i, load_some(sums + i, lanes) + g * n, lanes);
       dots += g * n * load_some(weight + i, lanes);
     });
@@ -92,7 +93,7 @@ void backward_row(T* dx, float* sums, const T* dy, const T* x, float rstd, const
   }
   for_lanes(D, [&](int64_t i, int64_t lanes) {
     vf g = load_some(dy + i, lanes);
-    if (pe) g = rotate(g, pe + i, lanes, -1);
+    if (pe) g = rotate(g, pe + i, lanes, true);
     if (weight) g = rstd * (g * load_some(weight + i, lanes) - load_some(x + i, lanes) * rstd * mean);
     store_some(dx + i, g, lanes);
   });
