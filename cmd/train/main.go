@@ -25,6 +25,8 @@ Trains the embedded model up to STAGE, running or resuming the stages before it 
   adapter  the FluxIR adapter on the frozen prior
   tune     prior and adapter together
   nano     all of them
+or, in place of a stage:
+  curves   print what the stages of --run cost, and draw loss and validation of tune into --run as SVG
 
 Interrupt (Ctrl-C) to stop after the current step; the same command resumes. Flags for the last stage given:
 `
@@ -60,6 +62,9 @@ func run(args []string, log io.Writer) error {
 	if flags.NArg() != 1 {
 		flags.Usage()
 		return errors.New("want one stage")
+	}
+	if flags.Arg(0) == "curves" {
+		return curves(*folder)
 	}
 	stages, err := upTo(flags.Arg(0))
 	if err != nil {
@@ -102,6 +107,16 @@ func run(args []string, log io.Writer) error {
 		fmt.Fprintf(log, "stopped; resume with: train %s --run %s\n", flags.Arg(0), *folder)
 	}
 	return err
+}
+
+// curves reports on a run.
+func curves(folder string) error {
+	records, err := train.ReadMetrics(folder)
+	if err != nil {
+		return err
+	}
+	train.Costs(os.Stdout, records)
+	return train.PlotCurves(records, train.StageTune, filepath.Join(folder, train.StageTune))
 }
 
 // upTo is the recipe until the named stage.
