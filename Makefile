@@ -5,7 +5,7 @@ BUILD ?= build/release
 JOBS ?= $(shell nproc)
 export CGO_ENABLED := 1
 
-.PHONY: help deps build core test op-check asan fmt lint clean photos
+.PHONY: help deps build core test op-check asan fmt lint clean photos demo train-nano quality fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -43,3 +43,20 @@ clean: ## remove build outputs (not data, not runs)
 
 photos: ## fetch the training and evaluation photographs into data/photos (1 GB of Debian packages; see cmd/photos -h)
 	@go run ./cmd/photos $(PHOTOS_FLAGS)
+
+demo: build ## restore the shipped photograph: out/castle.png and the sheet out/castle_sheet.png
+	@mkdir -p out
+	@bin/restore testdata/photo/castle.jpg -o out/castle.png --sheet out/castle_sheet.png
+	@echo "before and after: out/castle_sheet.png"
+
+train-nano: build photos ## train the embedded model, all stages; interrupt with Ctrl-C, the same command resumes
+	@bin/train nano --run runs/nano
+
+# 256x256 centre crops of photographs that were never trained on.
+quality: build photos ## table of PSNR, SSIM, GMSD, HaarPSI before and after restoring held-out photographs
+	@bin/evaluate --crop 256 data/photos/eval data/photos/val
+
+fuzz: core ## fuzz every parser of bytes for FUZZTIME (30s) each
+	@grep -rl --include='*_test.go' '^func Fuzz' . | while read -r file; do \
+	  for name in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\).*/\1/p' $$file); do \
+	    go test -run '^$$' -fuzz "^$$name$$" -fuzztime $${FUZZTIME:-30s} ./$$(dirname $$file) || exit 1; done; done
