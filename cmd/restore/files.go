@@ -38,8 +38,8 @@ func (f file) writeSheet(path string) error {
 	return restore.Wrap(restore.ErrOutput, data.Save(path, data.Sheet(before, after), data.SaveOptions{}))
 }
 
-// files lists inputs and outputs. With several inputs, or a folder, the output is a folder, made here, in which every file keeps its name and, from a folder, its
-// subfolder.
+// files lists inputs and outputs. With several inputs, or a folder, the output is a folder, made here, in which every file keeps
+// its name and, from a folder, its subfolder.
 func (c *command) files() ([]file, error) {
 	folder := isFolder(c.output) || strings.HasSuffix(c.output, string(filepath.Separator))
 	many := len(c.inputs) > 1
@@ -77,8 +77,8 @@ func (c *command) files() ([]file, error) {
 	return files, nil
 }
 
-// imagesIn lists the image files of a folder and its subfolders, by extension, as paths below it in lexical order; of a file the empty path. Hidden entries and what lies
-// below output are left out.
+// imagesIn lists the image files of a folder and its subfolders, by extension, as paths below it in lexical order; of a file the
+// empty path. Hidden entries and what lies below output are left out.
 func imagesIn(in, output string) ([]string, error) {
 	if !isFolder(in) {
 		return []string{""}, nil

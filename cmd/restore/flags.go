@@ -91,7 +91,8 @@ func parse(args []string, out io.Writer) (*command, error) {
 	return c, c.validate(flags, *memory, *megapixels)
 }
 
-// validate checks what restore.Options does not: which arguments there are, and values that mean "default" to it but not to a user.
+// validate checks what restore.Options does not: which arguments there are, and values that mean "default" to it but not to a
+// user.
 func (c *command) validate(flags *pflag.FlagSet, memory int64, megapixels float64) error {
 	bad := func(format string, args ...any) error {
 		return restore.Wrap(restore.ErrOption, fmt.Errorf(format, args...))

@@ -9,8 +9,8 @@ import (
 	"github.com/fluxir/fluxir/pkg/train"
 )
 
-// Write makes a bundle in dir: random weights, one double and one single block of width 32, tokens of 4×4 pixels, an autoencoder that only moves pixels into channels.
-// The output layer is output·N(0,1): with 0 the model returns its input exactly.
+// Write makes a bundle in dir: random weights, one double and one single block of width 32, tokens of 4×4 pixels, an autoencoder
+// that only moves pixels into channels. The output layer is output·N(0,1): with 0 the model returns its input exactly.
 func Write(dir string, output float32) error {
 	d, err := bindings.OpenDevice("cpu", 1)
 	if err != nil {

@@ -26,8 +26,9 @@ func (o SampleOptions) Times(tokens int) ([]float64, error) {
 	return Sigmas(o.Steps, o.Start, mu)
 }
 
-// Noise fills values with z_1 for the elements offset, offset+1, ... of an image's latent, numbered in [h, w, c] order of the whole latent: every tile
-// that covers an element, and every backend, sees the same number (spec §7). stream is the image's index in the run.
+// Noise fills values with z_1 for the elements offset, offset+1, ... of an image's latent, numbered in [h, w, c] order of the
+// whole latent: every tile that covers an element, and every backend, sees the same number (spec §7). stream is the image's index
+// in the run.
 func Noise(values []float32, seed, stream, offset uint64) {
 	bindings.PhiloxNormal(values, seed, stream, offset)
 }
@@ -40,8 +41,8 @@ func Blend(z1, zLQ []float32, start float64) {
 	}
 }
 
-// Euler takes one step, z + (to-from)·v(z, from). z, zLQ [B,h,w,c] F32, scaled latents, h and w even. The result has z's shape. A step to 0 from a network that
-// predicts the sample is the prediction itself.
+// Euler takes one step, z + (to-from)·v(z, from). z, zLQ [B,h,w,c] F32, scaled latents, h and w even. The result has z's shape. A
+// step to 0 from a network that predicts the sample is the prediction itself.
 func (m *FluxIR) Euler(t *tensor.Tape, z, zLQ *tensor.Tensor, from, to float64, o SampleOptions) *tensor.Tensor {
 	batch, h, w := z.Dim(0), z.Dim(1), z.Dim(2)
 	constant := func(v float64) *tensor.Tensor { return t.Fill(t.New(bindings.F32, batch), float32(v)) }
@@ -54,8 +55,9 @@ func (m *FluxIR) Euler(t *tensor.Tape, z, zLQ *tensor.Tensor, from, to float64, 
 	return t.Axpby(z, t.Unpack(out.V, h, w), constant(1), constant(to-from), bindings.F32)
 }
 
-// Sample runs all steps on whole latents from start [B,h,w,c], which Noise and Blend make, and returns z_0 in t's arena. Between steps latents are F32 and
-// the steps' memory is free again. observe, if not nil, sees the latents after every step. ctx is checked between steps.
+// Sample runs all steps on whole latents from start [B,h,w,c], which Noise and Blend make, and returns z_0 in t's arena. Between
+// steps latents are F32 and the steps' memory is free again. observe, if not nil, sees the latents after every step. ctx is
+// checked between steps.
 func (m *FluxIR) Sample(ctx context.Context, t *tensor.Tape, start, zLQ *tensor.Tensor, o SampleOptions, observe func(z *tensor.Tensor)) (*tensor.Tensor, error) {
 	h, w := start.Dim(1), start.Dim(2)
 	if h%2 != 0 || w%2 != 0 {

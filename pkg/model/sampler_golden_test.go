@@ -58,7 +58,8 @@ func sampleCase(t *testing.T, fx *golden.Fixture, a *tensor.Arena, tp *tensor.Ta
 	return tp.Err()
 }
 
-// A network that predicts samples and takes one step from noise returns its prediction bit for bit; with an output layer of 0 and lq_skip that is z_lq.
+// A network that predicts samples and takes one step from noise returns its prediction bit for bit; with an output layer of 0 and
+// lq_skip that is z_lq.
 func TestSampleOneStep(t *testing.T) {
 	onTape(t, func(a *tensor.Arena, tp *tensor.Tape) error {
 		m, err := tinyFluxIR(a)

@@ -7,7 +7,8 @@ import (
 	"github.com/fluxir/fluxir/bindings"
 )
 
-// Kinds of failure, to be tested with errors.Is. Those of images are data's: ErrNotImage, ErrTruncated, ErrCorrupt, ErrTooLarge, ErrUnsupported.
+// Kinds of failure, to be tested with errors.Is. Those of images are data's: ErrNotImage, ErrTruncated, ErrCorrupt, ErrTooLarge,
+// ErrUnsupported.
 var (
 	ErrOption = errors.New("bad option")
 	ErrInput  = errors.New("input unreadable")

@@ -20,8 +20,9 @@ type Result struct {
 	DeviceBytes   int64         // highest memory of the device since Open: weights, activations, workspace
 }
 
-// File restores the image file in to the file out, whose extension chooses the format. That out can be written is made sure before the work; it is written in one step, so
-// that it is the old file or the complete new one. Errors name the file they are about and are of the kinds ErrInput, ErrOutput, ErrDevice and data's.
+// File restores the image file in to the file out, whose extension chooses the format. That out can be written is made sure
+// before the work; it is written in one step, so that it is the old file or the complete new one. Errors name the file they are
+// about and are of the kinds ErrInput, ErrOutput, ErrDevice and data's.
 func (r *Restorer) File(ctx context.Context, in, out string, save data.SaveOptions, progress Progress) (Result, error) {
 	begun := time.Now()
 	if err := CheckOutput(in, out); err != nil {
@@ -71,8 +72,8 @@ func CheckInput(in string) error {
 	return nil
 }
 
-// CheckOutput returns an error of the kind ErrOutput where out cannot be written: its folder is missing or forbids it, it is a folder or read-only, or it is the file in.
-// An extension without a format is data.ErrUnsupported.
+// CheckOutput returns an error of the kind ErrOutput where out cannot be written: its folder is missing or forbids it, it is a
+// folder or read-only, or it is the file in. An extension without a format is data.ErrUnsupported.
 func CheckOutput(in, out string) error {
 	if _, err := data.FormatOf(out); err != nil {
 		return err

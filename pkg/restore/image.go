@@ -13,7 +13,8 @@ import (
 // Progress is told after every batch of tiles how many units of work are done, of how many.
 type Progress func(done, total int)
 
-// job is the restoring of one image. The tile plans count tokens, squares of unit pixels; Scale turns them into latent pixels and pixels.
+// job is the restoring of one image. The tile plans count tokens, squares of unit pixels; Scale turns them into latent pixels and
+// pixels.
 type job struct {
 	*Restorer
 	settings
@@ -28,8 +29,9 @@ type job struct {
 	batch    int // transformer tiles that run at once
 }
 
-// Restore returns the restored image, Options.Scale times the size of img, sharing img's alpha and metadata. progress may be nil. ctx is checked before every batch of tiles.
-// Host memory: img, its latent, and one plane more (two with several steps), all f32; nothing else grows with the image.
+// Restore returns the restored image, Options.Scale times the size of img, sharing img's alpha and metadata. progress may be nil.
+// ctx is checked before every batch of tiles. Host memory: img, its latent, and one plane more (two with several steps), all f32;
+// nothing else grows with the image.
 func (r *Restorer) Restore(ctx context.Context, img *data.Image, progress Progress) (*data.Image, error) {
 	if img.W > r.options.maxPixels()/r.settings.scale/r.settings.scale/img.H {
 		return nil, errorf(data.ErrTooLarge, "a result of %dx%d pixels exceeds the limit of %.4g megapixels",
@@ -51,7 +53,8 @@ func (r *Restorer) Restore(ctx context.Context, img *data.Image, progress Progre
 	if j.colorFix == data.ColorFixNone {
 		img = nil
 	}
-	// Each stage drops a plane of the image's size before the next one allocates its own; collecting it now keeps the peak at what is in use.
+	// Each stage drops a plane of the image's size before the next one allocates its own; collecting it now keeps the peak at
+	// what is in use.
 	runtime.GC()
 	z0, err := j.sample(zLQ)
 	if err != nil {
@@ -91,17 +94,19 @@ func (r *Restorer) plan(ctx context.Context, w, h int, progress Progress) (*job,
 	return j, nil
 }
 
-// batchSize is how many transformer tiles fit the memory budget. A single block holds about 19 tensors of a tile's size at once (modulated input, 7 widths of qkv and MLP,
-// 2 of rotated q and k, 5 of joined input, outputs), a double block fewer, and every block's output is kept until the end of the step.
+// batchSize is how many transformer tiles fit the memory budget. A tile needs about 60 tensors of its tokens at once, the
+// adapter's block, one block of the base and what their arenas leave unused, and two more for every block's output, which is kept
+// until the end of the step (measured on the embedded model: 87 in all).
 func (j *job) batchSize() int {
 	f := j.bundle.Net.Base
 	length := j.tokens.TileW*j.tokens.TileH + j.bundle.Net.Adapter.Config.TextTokens
-	wide := 24 + f.Config.NumLayers + f.Config.NumSingleLayers
-	bytes := int64(length) * int64(f.Config.Hidden()) * int64(wide) * int64(f.DType.Size())
+	tensors := 60 + 2*(f.Config.NumLayers+f.Config.NumSingleLayers)
+	bytes := int64(length) * int64(f.Config.Hidden()) * int64(tensors) * int64(f.DType.Size())
 	return max(1, min(int(j.memory/bytes), len(j.tokens.Tiles)))
 }
 
-// overTiles runs f on the device for all tiles of a plan, size tiles at once: first, first+1, ... first+n-1. Every batch begins with an empty tape.
+// overTiles runs f on the device for all tiles of a plan, size tiles at once: first, first+1, ... first+n-1. Every batch begins
+// with an empty tape.
 func (j *job) overTiles(plan *data.TilePlan, size int, f func(t *tensor.Tape, first, n int) error) error {
 	for first := 0; first < len(plan.Tiles); first += size {
 		if err := j.ctx.Err(); err != nil {
@@ -140,8 +145,8 @@ func (j *job) encode(img *data.Image) ([]float32, error) {
 	})
 }
 
-// sample runs all steps and returns z_0 [h,w,c]. In every step each tile takes its own step and the results are blended, which is the step of the blended velocity. The start
-// is made tile by tile, its noise by position in the whole latent.
+// sample runs all steps and returns z_0 [h,w,c]. In every step each tile takes its own step and the results are blended, which is
+// the step of the blended velocity. The start is made tile by tile, its noise by position in the whole latent.
 func (j *job) sample(zLQ []float32) ([]float32, error) {
 	plan := j.tokens.Scale(2)
 	times, err := j.Times(j.tokens.TileW * j.tokens.TileH)
@@ -177,7 +182,8 @@ func (j *job) sample(zLQ []float32) ([]float32, error) {
 	return whole, nil
 }
 
-// noise fills a tile of the latent with z_1. The stream is 0 for every image, so that a file's result does not depend on the files restored before it.
+// noise fills a tile of the latent with z_1. The stream is 0 for every image, so that a file's result does not depend on the
+// files restored before it.
 func (j *job) noise(tile []float32, plan *data.TilePlan, i int) {
 	at, row := plan.Tiles[i], plan.TileW*j.channels
 	for y := range plan.TileH {

@@ -1,5 +1,5 @@
-// Package restore runs a whole restoration: an image of any size in, cut into tiles that fit a memory budget, through autoencoder and sampler on one device, blended,
-// with its alpha, metadata, greyness and bit depth out again.
+// Package restore runs a whole restoration: an image of any size in, cut into tiles that fit a memory budget, through autoencoder
+// and sampler on one device, blended, with its alpha, metadata, greyness and bit depth out again.
 package restore
 
 import (

@@ -84,7 +84,8 @@ func largest(t *testing.T, a, b *data.Image) float64 {
 	return d
 }
 
-// A model that returns its input restores every image to itself, whatever the size, the tiles and the steps: nothing is lost or seen at padding, tiles and blending.
+// A model that returns its input restores every image to itself, whatever the size, the tiles and the steps: nothing is lost or
+// seen at padding, tiles and blending.
 func TestIdentity(t *testing.T) {
 	const bound = 1e-6 // f32 rounding of a value in -1..1 through maps and blends; 8-bit rounding would forgive 2e-3
 	for _, o := range []Options{{}, {Tile: 32}, {Tile: 52, Steps: 3}, {Tile: 64, Start: 0.5, Steps: 2, Memory: 1}} {

@@ -24,7 +24,8 @@ type Restorer struct {
 	writing sync.Mutex // held while a file is written
 }
 
-// Open opens the device and loads the model. Errors are of the kinds ErrOption, ErrDevice and ErrModel. Close the Restorer after use.
+// Open opens the device and loads the model. Errors are of the kinds ErrOption, ErrDevice and ErrModel. Close the Restorer after
+// use.
 func Open(o Options) (*Restorer, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -99,8 +100,8 @@ func (r *Restorer) Close() {
 	r.device = nil
 }
 
-// Halt waits for a file that is being written and keeps any other from being begun, for ever: a program that must end at once, while the device is still busy, leaves
-// no half-written file behind.
+// Halt waits for a file that is being written and keeps any other from being begun, for ever: a program that must end at once,
+// while the device is still busy, leaves no half-written file behind.
 func (r *Restorer) Halt() { r.writing.Lock() }
 
 // Info describes the device and its memory.
