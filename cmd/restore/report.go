@@ -19,13 +19,14 @@ const progressEvery = 500 * time.Millisecond
 
 // reporter tells the user what happens: a bar and result lines on a terminal, JSON lines for machines, otherwise errors only.
 type reporter struct {
-	mu       sync.Mutex
+	mu       sync.Mutex // an interrupt is reported while the run is still going on
 	json     bool
 	terminal bool // stderr is one, and the user did not ask for quiet or JSON
 	bar      *progressbar.ProgressBar
 
 	current          file
 	begun, last      time.Time
+	stopped          bool
 	ok, skipped, bad int
 	code             int // of the failures so far; exitSome where they differ
 }
@@ -36,6 +37,8 @@ func newReporter(c *command) *reporter {
 
 // begin starts the progress of a file.
 func (r *reporter) begin(f file) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.current, r.begun, r.last = f, time.Now(), time.Time{}
 	if r.terminal {
 		r.bar = progressbar.NewOptions(-1, progressbar.OptionSetWriter(os.Stderr), progressbar.OptionSetDescription(filepath.Base(f.in)),
@@ -64,6 +67,8 @@ func (r *reporter) progress(done, total int) {
 
 // end reports a file that is done or has failed.
 func (r *reporter) end(f file, result restore.Result, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.clearBar()
 	if err != nil {
 		r.fail(f.in, err)
@@ -84,6 +89,8 @@ func (r *reporter) end(f file, result restore.Result, err error) {
 
 // skip reports a file whose output exists.
 func (r *reporter) skip(f file) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.skipped++
 	if r.json {
 		r.line(map[string]any{"event": "skipped", "input": f.in, "output": f.out})
@@ -106,6 +113,8 @@ func (r *reporter) fail(input string, err error) {
 
 // fatal reports an error that ends the run.
 func (r *reporter) fatal(err error) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.fail("", err)
 	return exitCode(err)
 }
@@ -131,10 +140,14 @@ func (r *reporter) close(interrupted bool) int {
 	return r.code
 }
 
-// interrupted says that the user stopped the run. It may be called while the run is still going on.
+// interrupted says that the user stopped the run.
 func (r *reporter) interrupted() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.stopped {
+		return
+	}
+	r.stopped = true
 	r.clearBar()
 	if r.json {
 		r.line(map[string]any{"event": "interrupted", "restored": r.ok})

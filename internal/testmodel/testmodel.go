@@ -1,7 +1,9 @@
-// Package testmodel writes a tiny model of the embedded family for tests of whole restorations.
+// Package testmodel writes tiny models, of the embedded family and of FLUX.1's, for tests of whole restorations.
 package testmodel
 
 import (
+	"strings"
+
 	"github.com/fluxir/fluxir/bindings"
 	"github.com/fluxir/fluxir/pkg/model"
 	"github.com/fluxir/fluxir/pkg/model/weights"
@@ -9,9 +11,26 @@ import (
 	"github.com/fluxir/fluxir/pkg/train"
 )
 
-// Write makes a bundle in dir: random weights, one double and one single block of width 32, tokens of 4×4 pixels, an autoencoder
-// that only moves pixels into channels. The output layer is output·N(0,1): with 0 the model returns its input exactly.
+// Write makes a bundle of the embedded family in dir: random weights, one double and one single block of width 32, tokens of 4×4 pixels, an autoencoder that
+// only moves pixels into channels. The output layer is output·N(0,1): with 0 the model returns its input exactly.
 func Write(dir string, output float32) error {
+	return write(dir, output, train.NanoVAE(), func(c *weights.FluxConfig) {
+		c.Prediction, c.LQSkip = weights.PredictSample, true
+	})
+}
+
+// WriteFlux makes a bundle like FLUX.1-dev's: velocities, guidance, a convolutional autoencoder of factor 8 without a shortcut. Its pictures are random.
+func WriteFlux(dir string) error {
+	vae := weights.VAEConfig{
+		Class: "AutoencoderKL", InChannels: 3, OutChannels: 3, LatentChannels: 16, BlockOutChannels: []int{4, 4, 8, 8}, LayersPerBlock: 1,
+		NormNumGroups: 2, MidAttention: true, ActFn: "silu", ScalingFactor: 0.3611, ShiftFactor: 0.1159,
+	}
+	return write(dir, 0.02, vae, func(c *weights.FluxConfig) {
+		c.Prediction, c.LQSkip, c.GuidanceEmbeds = weights.PredictVelocity, false, true
+	})
+}
+
+func write(dir string, output float32, vae weights.VAEConfig, change func(*weights.FluxConfig)) error {
 	d, err := bindings.OpenDevice("cpu", 1)
 	if err != nil {
 		return err
@@ -20,7 +39,12 @@ func Write(dir string, output float32) error {
 	return d.Do(func() error {
 		a := tensor.NewArena(d)
 		defer a.Free()
-		b, err := tiny(a, output)
+		c := train.NanoFlux()
+		c.NumLayers, c.NumSingleLayers, c.AttentionHeadDim, c.NumAttentionHeads = 1, 1, 16, 2
+		c.JointAttentionDim, c.PooledDim, c.AxesDimsRope = 8, 8, []int{4, 6, 6}
+		c.InChannels, c.OutChannels = 4*vae.LatentChannels, 4*vae.LatentChannels
+		change(&c)
+		b, err := bundle(a, c, vae, output)
 		if err != nil {
 			return err
 		}
@@ -28,20 +52,18 @@ func Write(dir string, output float32) error {
 	})
 }
 
-func tiny(a *tensor.Arena, output float32) (*model.Bundle, error) {
-	c := train.NanoFlux()
-	c.NumLayers, c.NumSingleLayers, c.AttentionHeadDim, c.NumAttentionHeads = 1, 1, 16, 2
-	c.JointAttentionDim, c.PooledDim, c.AxesDimsRope = 8, 8, []int{4, 6, 6}
-	c.InChannels, c.OutChannels, c.Prediction, c.LQSkip = 48, 48, weights.PredictSample, true
+func bundle(a *tensor.Arena, c weights.FluxConfig, vaeConfig weights.VAEConfig, output float32) (*model.Bundle, error) {
 	base, err := model.NewFlux(a, c, bindings.F32)
 	if err != nil {
 		return nil, err
 	}
-	adapter, err := model.NewAdapter(a, &base.Config, train.NanoAdapter(), bindings.F32)
+	config := train.NanoAdapter()
+	config.TextTokens = 4
+	adapter, err := model.NewAdapter(a, &base.Config, config, bindings.F32)
 	if err != nil {
 		return nil, err
 	}
-	vae, err := model.NewVAE(a, train.NanoVAE(), bindings.F32)
+	vae, err := model.NewVAE(a, vaeConfig, bindings.F32)
 	if err != nil {
 		return nil, err
 	}
@@ -54,11 +76,12 @@ func tiny(a *tensor.Arena, output float32) (*model.Bundle, error) {
 	if err := randomise(base.Params.Get("final_layer.linear.weight"), output); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"encoder.shortcut", "decoder.shortcut"} {
-		if err := identity(vae.Params.Get(name + ".weight")); err != nil {
-			return nil, err
+	for _, p := range vae.Params.List {
+		fill := randomise
+		if strings.Contains(p.Name, "shortcut") && vaeConfig.SpaceToDepthShortcut > 0 {
+			fill = identity
 		}
-		if err := randomise(vae.Params.Get(name+".bias"), 0); err != nil {
+		if err := fill(p, 0.1); err != nil {
 			return nil, err
 		}
 	}
@@ -74,11 +97,13 @@ func randomise(p *tensor.Param, scale float32) error {
 	return p.Set(values)
 }
 
-func identity(p *tensor.Param) error {
-	n := p.Value.Dim(0)
-	values := make([]float32, n*n)
-	for i := range n {
-		values[i*n+i] = 1
+// identity makes a matrix the identity, a bias 0.
+func identity(p *tensor.Param, _ float32) error {
+	values := make([]float32, p.Value.Len())
+	if p.Value.Rank() == 2 {
+		for i := range p.Value.Dim(0) {
+			values[i*p.Value.Dim(0)+i] = 1
+		}
 	}
 	return p.Set(values)
 }

@@ -13,14 +13,14 @@ import (
 	"github.com/fluxir/fluxir/pkg/data"
 )
 
-// models are the folders of a model that returns its input and of one that does not.
-var identityModel, randomModel string
+// Folders of a model that returns its input, of one that does not, and of one like FLUX.1.
+var identityModel, randomModel, fluxModel string
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "fluxir-restore")
 	if err == nil {
-		identityModel, randomModel = filepath.Join(dir, "identity"), filepath.Join(dir, "random")
-		err = errors.Join(testmodel.Write(identityModel, 0), testmodel.Write(randomModel, 0.02))
+		identityModel, randomModel, fluxModel = filepath.Join(dir, "identity"), filepath.Join(dir, "random"), filepath.Join(dir, "flux")
+		err = errors.Join(testmodel.Write(identityModel, 0), testmodel.Write(randomModel, 0.02), testmodel.WriteFlux(fluxModel))
 	}
 	if err != nil {
 		panic(err)
@@ -157,7 +157,38 @@ func TestKept(t *testing.T) {
 	}
 }
 
-// A constant shift of the colours is undone by either fix.
+// A folder as FLUX.1's, with the adapter elsewhere: velocities, several steps, a convolutional autoencoder whose tiles overlap, tokens of 16 pixels.
+func TestFluxFamily(t *testing.T) {
+	folder, adapter := t.TempDir(), filepath.Join(t.TempDir(), "adapter.safetensors")
+	err := errors.Join(os.CopyFS(folder, os.DirFS(fluxModel)), os.Rename(filepath.Join(folder, "adapter.safetensors"), adapter))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(Options{Model: folder, Device: "cpu"}); !errors.Is(err, ErrModel) {
+		t.Errorf("without an adapter: %v", err)
+	}
+	r := open(t, Options{Model: folder, Adapter: adapter, Steps: 2, Tile: 64, ColorFix: data.ColorFixNone})
+	for _, size := range [][2]int{{1, 1}, {33, 20}, {1100, 70}} {
+		whole := gradient(size[0], size[1])
+		out, err := r.Restore(context.Background(), whole, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, v := range out.Pix {
+			if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+				t.Fatalf("%v: sample %d is %v", size, i, v)
+			}
+		}
+		if d := largest(t, whole, out); d == 0 {
+			t.Errorf("%v: came back unchanged", size)
+		}
+	}
+	if s := (Options{}).settle(r.bundle); s.Steps != 20 || !s.Shift || s.tile != 64 || s.overlap != 8 || s.colorFix != data.ColorFixWavelet || s.Guidance != 3.5 {
+		t.Errorf("defaults of FLUX.1-dev: %+v", s)
+	}
+}
+
+// The fix is applied to the plain result, with the input as its reference.
 func TestColorFix(t *testing.T) {
 	img := gradient(64, 64)
 	plain := restored(t, Options{Model: randomModel}, img)
