@@ -19,7 +19,7 @@ import (
 )
 
 // grace is how long an interrupted run may take to come to its end by itself.
-const grace = 700 * time.Millisecond
+const grace = 500 * time.Millisecond
 
 // gcPercent lets the heap, a few planes of the image's size without pointers, grow by so much before it is collected: Go's 100 would double the peak.
 const gcPercent = 20

@@ -279,32 +279,34 @@ func TestBatch(t *testing.T) {
 	}
 }
 
-// An interrupted run ends within a second and leaves nothing behind.
+// An interrupted run ends within a second and leaves nothing behind: between two batches of tiles, and in the middle of an op that lasts longer.
 func TestInterrupt(t *testing.T) {
-	dir := t.TempDir()
-	in := filepath.Join(dir, "in.png")
-	if err := data.Save(in, data.New(600, 600), data.SaveOptions{}); err != nil {
+	in := filepath.Join(t.TempDir(), "in.png")
+	if err := data.Save(in, data.New(800, 800), data.SaveOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	out := filepath.Join(t.TempDir(), "out.png")
-	cmd := program("--device", "cpu", "--model", identityModel, "--steps", "1000", in, "-o", out)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	time.Sleep(1500 * time.Millisecond)
-	begun := time.Now()
-	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
-	}
-	cmd.Wait()
-	took := time.Since(begun)
-	if code := cmd.ProcessState.ExitCode(); code != exitInterrupted || took > time.Second || stderr.String() != "restore: interrupted\n" {
-		t.Errorf("exit %d after %v: %q", code, took, stderr.String())
-	}
-	if left, _ := os.ReadDir(filepath.Dir(out)); len(left) != 0 {
-		t.Errorf("left %v", left)
+	for name, args := range map[string][]string{"many tiles": {"--steps", "1000"}, "one large tile": {"--steps", "1000", "--tile", "4096"}} {
+		out := filepath.Join(t.TempDir(), "out.png")
+		cmd := program(append([]string{"--device", "cpu", "--model", identityModel, in, "-o", out}, args...)...)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(1500 * time.Millisecond)
+		begun := time.Now()
+		if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		cmd.Wait()
+		took := time.Since(begun)
+		if code := cmd.ProcessState.ExitCode(); code != exitInterrupted || took > time.Second || stderr.String() != "restore: interrupted\n" {
+			t.Errorf("%s: exit %d after %v: %q", name, code, took, stderr.String())
+		}
+		t.Logf("%s: ended after %v", name, took)
+		if left, _ := os.ReadDir(filepath.Dir(out)); len(left) != 0 {
+			t.Errorf("%s: left %v", name, left)
+		}
 	}
 }
 
