@@ -62,13 +62,11 @@ fx_status backward(fx_ctx* ctx, const fx_tensor* dmoments, const fx_tensor* dz, 
   return FX_STATUS_OK;
 }
 
-// A chunk's share is summed in f64; chunks are added in order.
 template <class T>
 fx_status kl_forward(fx_ctx* ctx, const fx_tensor* kl, const fx_tensor* moments) {
   Halves h = Halves::of<T>(moments);
   Rows<2> rows({&h.mean, &h.logvar});
-  double* partial = static_cast<double*>(workspace(ctx, rows.jobs() * 8));
-  memset(partial, 0, size_t(rows.jobs()) * 8);
+  JobSums sums(ctx, rows.jobs());
   rows.run(ctx, [&](const Rows<2>::Piece& p) {
     const T *mean = data<T>(&h.mean) + p.at[0], *logvar = data<T>(&h.logvar) + p.at[1];
     vd total{};
@@ -76,11 +74,9 @@ fx_status kl_forward(fx_ctx* ctx, const fx_tensor* kl, const fx_tensor* moments)
       vf m = load_some(mean + i, lanes), lv = clamp(load_some(logvar + i, lanes));
       total += widen(m * m + (exp(lv) - 1.0f - lv));  // a missing lane is 0 + (1 − 1 − 0)
     });
-    partial[p.job] += sum(total);
+    sums.add(p.job, total);
   });
-  double total = 0;
-  for (int64_t j = 0; j < rows.jobs(); j++) total += partial[j];
-  *data<float>(kl) = float(0.5 * total / double(moments->shape[0]));
+  *data<float>(kl) = float(0.5 * sums.total() / double(moments->shape[0]));
   return FX_STATUS_OK;
 }
 

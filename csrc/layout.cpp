@@ -78,19 +78,20 @@ void copy_row(Y* y, const X* x, int64_t n) {
   else for_lanes(n, [&](int64_t i, int64_t lanes) { store_some(y + i, load_some(x + i, lanes), lanes); });
 }
 
-// y[i·ys] = x[i·xs]: gathered and scattered through one vector.
+// y[i·ys] = x[i·xs]; what must be converted goes through one vector at a time.
 template <class Y, class X>
 void copy_strided(Y* y, const X* x, int64_t n, int64_t ys, int64_t xs) {
-  for_lanes(n, [&](int64_t i, int64_t lanes) {
-    X in[kLanes] = {};
-    Y out[kLanes];
-    for (int64_t j = 0; j < lanes; j++) in[j] = x[(i + j) * xs];
-    if constexpr (kSame<Y, X>) memcpy(out, in, sizeof out);
-    else store(out, load(in));
-    if (ys == 1) memcpy(y + i, out, size_t(lanes) * sizeof(Y));
-    else
+  if constexpr (kSame<Y, X>) {
+    for (int64_t i = 0; i < n; i++) y[i * ys] = x[i * xs];
+  } else {
+    for_lanes(n, [&](int64_t i, int64_t lanes) {
+      X in[kLanes] = {};
+      Y out[kLanes];
+      for (int64_t j = 0; j < lanes; j++) in[j] = x[(i + j) * xs];
+      store(out, load(in));
       for (int64_t j = 0; j < lanes; j++) y[(i + j) * ys] = out[j];
-  });
+    });
+  }
 }
 
 // The dimensions of a copy, without those of size 1 and with gapless ones merged. The last is where y is dense; before it stands the one
@@ -135,31 +136,39 @@ struct Dims {
   }
 };
 
+int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// A tile [down, across] of a copy: rows where both sides are dense, else a transposition, whose inner loop runs along the longer side.
+template <class Y, class X>
+void copy_tile(Y* y, const X* x, const Dims& dims, int64_t down, int64_t across) {
+  int i = dims.rank - 1, j = i - 1;
+  if (dims.ys[i] == 1 && dims.xs[i] == 1) {
+    for (int64_t k = 0; k < down; k++) copy_row(y + k * dims.ys[j], x + k * dims.xs[j], across);
+  } else if (across >= down) {
+    for (int64_t k = 0; k < down; k++) copy_strided(y + k * dims.ys[j], x + k * dims.xs[j], across, dims.ys[i], dims.xs[i]);
+  } else {
+    for (int64_t k = 0; k < across; k++) copy_strided(y + k * dims.ys[i], x + k * dims.xs[i], down, dims.ys[j], dims.xs[j]);
+  }
+}
+
 template <class Y, class X>
 fx_status copy(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x) {
-  constexpr int64_t kTile = 32;
   Dims dims(y, x);
   int i = dims.rank - 1, j = i - 1;
   bool row = dims.ys[i] == 1 && dims.xs[i] == 1;
-  int64_t wide = row ? kJob : kTile;
-  int64_t high = row ? (dims.n[i] < kJob ? kJob / dims.n[i] : 1) : kTile;
+  // Tiles of at most kJob elements of whole rows, or of 32 x 32 elements to transpose, longer the other way where one side is short.
+  int64_t area = row ? kJob : 32 * 32, wide = least(dims.n[i], row ? kJob : 32), high = least(dims.n[j], area / wide);
   int64_t across = (dims.n[i] + wide - 1) / wide, down = (dims.n[j] + high - 1) / high, jobs = across * down;
   for (int d = 0; d < j; d++) jobs *= dims.n[d];
   parallel_for(ctx, jobs, [&](int64_t job) {
     int64_t i0 = job % across * wide, j0 = job / across % down * high, rest = job / across / down;
-    int64_t ni = i0 + wide < dims.n[i] ? wide : dims.n[i] - i0, nj = j0 + high < dims.n[j] ? high : dims.n[j] - j0;
     int64_t ya = i0 * dims.ys[i] + j0 * dims.ys[j], xa = i0 * dims.xs[i] + j0 * dims.xs[j];
     for (int d = j - 1; d >= 0; d--) {
       ya += rest % dims.n[d] * dims.ys[d];
       xa += rest % dims.n[d] * dims.xs[d];
       rest /= dims.n[d];
     }
-    for (int64_t k = 0; k < nj; k++) {
-      Y* yp = data<Y>(y) + ya + k * dims.ys[j];
-      const X* xp = data<X>(x) + xa + k * dims.xs[j];
-      if (row) copy_row(yp, xp, ni);
-      else copy_strided(yp, xp, ni, dims.ys[i], dims.xs[i]);
-    }
+    copy_tile(data<Y>(y) + ya, data<X>(x) + xa, dims, least(high, dims.n[j] - j0), least(wide, dims.n[i] - i0));
   });
   return FX_STATUS_OK;
 }

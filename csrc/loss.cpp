@@ -13,22 +13,10 @@ int64_t elements(const fx_tensor* t) {
   return n;
 }
 
-// One f64 per job, zeroed, and their sum in order.
-struct Partials {
-  double* value;
-  int64_t jobs;
-  Partials(fx_ctx* ctx, int64_t n) : value(static_cast<double*>(workspace(ctx, n * 8))), jobs(n) { memset(value, 0, size_t(n) * 8); }
-  double total() const {
-    double t = 0;
-    for (int64_t j = 0; j < jobs; j++) t += value[j];
-    return t;
-  }
-};
-
 template <class T>
 fx_status flow_forward(fx_ctx* ctx, const fx_tensor* loss, const fx_tensor* v, const fx_tensor* z0, const fx_tensor* z1) {
   Rows<3> rows({v, z0, z1});
-  Partials partial(ctx, rows.jobs());
+  JobSums sums(ctx, rows.jobs());
   rows.run(ctx, [&](const Rows<3>::Piece& p) {
     const T* vp = data<T>(v) + p.at[0];
     const float *z0p = data<float>(z0) + p.at[1], *z1p = data<float>(z1) + p.at[2];
@@ -37,9 +25,9 @@ fx_status flow_forward(fx_ctx* ctx, const fx_tensor* loss, const fx_tensor* v, c
       vd e = widen(load_some(vp + i, lanes) - (load_some(z1p + i, lanes) - load_some(z0p + i, lanes)));
       total += e * e;
     });
-    partial.value[p.job] += sum(total);
+    sums.add(p.job, total);
   });
-  *data<float>(loss) = float(partial.total() / double(elements(v)));
+  *data<float>(loss) = float(sums.total() / double(elements(v)));
   return FX_STATUS_OK;
 }
 
@@ -77,7 +65,7 @@ struct Charbonnier {
 template <class D, class T>
 fx_status pixel_forward(fx_ctx* ctx, const fx_tensor* loss, const fx_tensor* x, const fx_tensor* target, const fx_tensor* weight) {
   Rows<2> rows({x, target}, true);
-  Partials partial(ctx, rows.jobs());
+  JobSums sums(ctx, rows.jobs());
   rows.run(ctx, [&](const Rows<2>::Piece& p) {
     const T* xp = data<T>(x) + p.at[0];
     const float* tp = data<float>(target) + p.at[1];
@@ -86,9 +74,9 @@ fx_status pixel_forward(fx_ctx* ctx, const fx_tensor* loss, const fx_tensor* x, 
       vf rho = D::value(load_some(xp + i, lanes) - load_some(tp + i, lanes));
       total += widen(first_lanes(rho, lanes));
     });
-    partial.value[p.job] += (weight ? double(data<float>(weight)[p.item]) : 1.0) * sum(total);
+    sums.add(p.job, weight ? total * double(data<float>(weight)[p.item]) : total);
   });
-  *data<float>(loss) = float(partial.total() / double(elements(x)));
+  *data<float>(loss) = float(sums.total() / double(elements(x)));
   return FX_STATUS_OK;
 }
 

@@ -80,4 +80,31 @@ class Rows {
   int64_t rows_ = 1, pieces_, group_;
 };
 
+// One f64 sum per job, kept as lanes, in the ctx's workspace; the jobs are added in order.
+class JobSums {
+ public:
+  JobSums(fx_ctx* ctx, int64_t jobs) : lanes_(static_cast<double*>(workspace(ctx, jobs * int64_t(sizeof(vd))))), jobs_(jobs) {
+    memset(lanes_, 0, size_t(jobs) * sizeof(vd));
+  }
+
+  void add(int64_t job, vd v) { put(job, get(job) + v); }
+
+  double total() const {
+    vd t{};
+    for (int64_t job = 0; job < jobs_; job++) t += get(job);
+    return sum(t);
+  }
+
+ private:
+  vd get(int64_t job) const {
+    vd v;
+    memcpy(&v, lanes_ + job * kLanes, sizeof v);
+    return v;
+  }
+  void put(int64_t job, vd v) { memcpy(lanes_ + job * kLanes, &v, sizeof v); }
+
+  double* lanes_;
+  int64_t jobs_;
+};
+
 }  // namespace fx::FX_TIER
