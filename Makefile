@@ -29,6 +29,16 @@ test: build ## every test: Go packages and the C core's own
 	@go vet ./...
 	@OMP_WAIT_POLICY=passive go test ./...
 
+fmt: ## gofmt and clang-format over everything
+	@gofmt -w $$(git ls-files '*.go')
+	@clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
+
+lint: core ## formats are as fmt leaves them; go vet, staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go') | tee /dev/stderr)"
+	@clang-format --dry-run -Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
+	@go vet ./...
+	@go tool staticcheck ./...
+
 op-check: core ## every op of fluxir.h has its conformance cases
 	@go test -count=1 -run TestCoverage ./bindings/optest
 

@@ -15,12 +15,13 @@
  * of rows, columns and tokens need no copy. Outputs must not overlap inputs unless the op says "may alias". A dimension
  * of size 0 returns FX_STATUS_OK early.
  *
- * Dtypes. Activations and weights are F32 or BF16, all of one op alike; F16 only for fx_layout (loading). Per-channel parameters (bias, norm weights)
- * have the activations' dtype. Accumulators, statistics (mean, rstd, lse), losses, SE vectors, gradients of parameters and optimizer state are F32.
+ * Dtypes. Activations and weights are F32 or BF16, all of one op alike; F16 only for fx_layout (loading). Per-channel parameters (bias,
+ * norm weights) have the activations' dtype. Accumulators, statistics (mean, rstd, lse), losses, SE vectors, gradients of parameters and
+ * optimizer state are F32.
  *
  * The accumulate rule. Backward functions ADD to gradients of parameters (dw, db, dweight, dgain, ... : F32, zeroed by the caller once a
- * step) and OVERWRITE gradients of activations. NULL for a gradient means "not wanted" and costs nothing. When a tensor has two consumers, the
- * tape adds the gradients, never the kernel.
+ * step) and OVERWRITE gradients of activations. NULL for a gradient means "not wanted" and costs nothing. When a tensor has two consumers,
+ * the tape adds the gradients, never the kernel.
  *
  * Determinism. Reductions have a fixed split: same input, same bits, at any thread count.
  */
@@ -83,8 +84,8 @@ typedef struct fx_ctx_info {
   char isa[32];        /* CPU tier in use, or compute capability */
   char libraries[128]; /* versions of oneDNN, cuBLASLt below */
   int32_t threads;
-  int64_t allocated;   /* bytes in buffers and workspace now */
-  int64_t peak;        /* highest value of allocated */
+  int64_t allocated; /* bytes in buffers and workspace now */
+  int64_t peak;      /* highest value of allocated */
 } fx_ctx_info;
 fx_status fx_ctx_get_info(fx_ctx* ctx, fx_ctx_info* info);
 
@@ -147,8 +148,8 @@ fx_status fx_adaln_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* mea
 fx_status fx_adaln_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dshift, const fx_tensor* dscale, const fx_tensor* dy,
                             const fx_tensor* x, const fx_tensor* mean, const fx_tensor* rstd, const fx_tensor* scale);
 
-/* y = x + alpha · gate_b ⊙ r: the gated residual, and the SE broadcast (alpha = lambda). x, r, y [B,L,C]; gate [B,C] of the activations' dtype
- * or F32. y may alias x. */
+/* y = x + alpha · gate_b ⊙ r: the gated residual, and the SE broadcast (alpha = lambda). x, r, y [B,L,C]; gate [B,C] of the activations'
+ * dtype or F32. y may alias x. */
 fx_status fx_gate_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* gate, const fx_tensor* r, float alpha);
 /* dr = alpha · gate ⊙ dy; dgate = alpha · sum over L of dy ⊙ r, in gate's dtype. dx is dy itself. Either may be NULL. */
 fx_status fx_gate_backward(fx_ctx* ctx, const fx_tensor* dr, const fx_tensor* dgate, const fx_tensor* dy, const fx_tensor* gate,
@@ -166,8 +167,8 @@ fx_status fx_se_squeeze_forward(fx_ctx* ctx, const fx_tensor* m, const fx_tensor
 /* dx = dm / L, broadcast. */
 fx_status fx_se_squeeze_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dm);
 
-/* u = w1 m + b1 [B,R]; s = sigmoid(w2 silu(u) + b2) [B,C]; a = gain ⊙ s [B,C]. m, u, s, a F32 contiguous; w1 [R,C], b1 [R], w2 [C,R], b2 [C],
- * gain [C] F32 or BF16. u and s are saved for backward. */
+/* u = w1 m + b1 [B,R]; s = sigmoid(w2 silu(u) + b2) [B,C]; a = gain ⊙ s [B,C]. m, u, s, a F32 contiguous; w1 [R,C], b1 [R], w2 [C,R], b2
+ * [C], gain [C] F32 or BF16. u and s are saved for backward. */
 fx_status fx_se_excite_forward(fx_ctx* ctx, const fx_tensor* a, const fx_tensor* u, const fx_tensor* s, const fx_tensor* m,
                                const fx_tensor* w1, const fx_tensor* b1, const fx_tensor* w2, const fx_tensor* b2, const fx_tensor* gain);
 /* dm = [B,C]; dw1, db1, dw2, db2, dgain += F32, NULL all together when the adapter is frozen. */
@@ -178,7 +179,7 @@ fx_status fx_se_excite_backward(fx_ctx* ctx, const fx_tensor* dm, const fx_tenso
 /* ---- images: conv2d, groupnorm, upsample ------------------------------------------------------------------------------------ */
 
 typedef struct fx_conv2d_args {
-  int32_t stride;                                  /* 1 or 2, both directions */
+  int32_t stride;                                   /* 1 or 2, both directions */
   int32_t pad_top, pad_left, pad_bottom, pad_right; /* zeros */
 } fx_conv2d_args;
 /* x [B,Y,X,I]; w [O,I,KY,KX] contiguous; b [O] or NULL; y [B,Y',X',O]. */
@@ -225,20 +226,20 @@ fx_status fx_sum_batch(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dy, in
 
 /* y = a + b, same shape and dtype, rank up to 4. y may alias a or b. */
 fx_status fx_add(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* a, const fx_tensor* b);
-/* y[b,..] = p[b] x[b,..] + q[b] w[b,..]: noising z_t = (1-t) z_0 + t z_1, the Euler step, velocity from a sample, sums of losses. x, w, y any
- * F32 / BF16 mix, rank 1..4; p, q [B] F32; w and q may be NULL together. y may alias x or w. */
-fx_status fx_axpby_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* w, const fx_tensor* p,
-                           const fx_tensor* q);
+/* y[b,..] = p[b] x[b,..] + q[b] w[b,..]: noising z_t = (1-t) z_0 + t z_1, the Euler step, velocity from a sample, sums of losses. x, w, y
+ * any F32 / BF16 mix, rank 1..4; p, q [B] F32; w and q may be NULL together. y may alias x or w. */
+fx_status fx_axpby_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* w, const fx_tensor* p, const fx_tensor* q);
 /* dx = p dy, dw = q dy; either may be NULL. */
 fx_status fx_axpby_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dw, const fx_tensor* dy, const fx_tensor* p,
                             const fx_tensor* q);
-/* Sinusoid of factor·t: y [B,dim] = (cos(a), sin(a)), a_i = factor · t · max_period^(-i/(dim/2)), in f64 and rounded once to y's dtype. t [B] F32;
- * dim even. (flux: layers.py timestep_embedding, factor 1000, max_period 10000) */
+/* Sinusoid of factor·t: y [B,dim] = (cos(a), sin(a)), a_i = factor · t · max_period^(-i/(dim/2)), in f64 and rounded once to y's dtype. t
+ * [B] F32; dim even. (flux: layers.py timestep_embedding, factor 1000, max_period 10000) */
 fx_status fx_timestep_embed(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* t, double factor, double max_period);
 
 /* ---- the VAE's Gaussian ----------------------------------------------------------------------------------------------------- */
 
-/* z = (mean + exp(logvar/2) ⊙ eps − shift) · scale. moments [B,Y,X,2C] = (mean, logvar), logvar clamped to [-30, 20]; z [B,Y,X,C]; eps as z, NULL: the mean. */
+/* z = (mean + exp(logvar/2) ⊙ eps − shift) · scale. moments [B,Y,X,2C] = (mean, logvar), logvar clamped to [-30, 20]; z [B,Y,X,C]; eps as
+ * z, NULL: the mean. */
 fx_status fx_gaussian_forward(fx_ctx* ctx, const fx_tensor* z, const fx_tensor* moments, const fx_tensor* eps, float shift, float scale);
 fx_status fx_gaussian_backward(fx_ctx* ctx, const fx_tensor* dmoments, const fx_tensor* dz, const fx_tensor* moments, const fx_tensor* eps,
                                float scale);
@@ -278,13 +279,13 @@ typedef struct fx_adamw_param {
 } fx_adamw_param;
 typedef struct fx_adamw_args {
   float lr, beta1, beta2, eps, weight_decay;
-  float clip;    /* largest global norm; 0: no clipping */
-  int64_t step;  /* 1 for the first */
+  float clip;   /* largest global norm; 0: no clipping */
+  int64_t step; /* 1 for the first */
 } fx_adamw_args;
 /* out [1] F32 = Σ grad², accumulated in f64 in a fixed order over all parameters: the square of the global norm. */
 fx_status fx_grad_sum_squares(fx_ctx* ctx, const fx_tensor* out, const fx_adamw_param* params, int64_t count);
-/* g = grad · min(1, clip/(√sum_squares + 1e-6)); master −= lr·wd·master; Adam with bias correction, eps outside the root. sum_squares [1] F32 from
- * fx_grad_sum_squares, NULL when clip = 0. It stays on the device: no synchronisation. */
+/* g = grad · min(1, clip/(√sum_squares + 1e-6)); master −= lr·wd·master; Adam with bias correction, eps outside the root. sum_squares [1]
+ * F32 from fx_grad_sum_squares, NULL when clip = 0. It stays on the device: no synchronisation. */
 fx_status fx_adamw_step(fx_ctx* ctx, const fx_adamw_param* params, int64_t count, const fx_tensor* sum_squares, const fx_adamw_args* args);
 /* ema = decay · ema + (1 − decay) · x, F32, same shape, contiguous. */
 fx_status fx_ema_step(fx_ctx* ctx, const fx_tensor* ema, const fx_tensor* x, float decay);

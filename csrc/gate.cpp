@@ -1,5 +1,5 @@
-// gate.cpp: gated residual y = x + alpha · gate_b ⊙ r, which is also the SE broadcast of spec 3.5. Bound by memory: one pass forward, one pass
-// backward that makes dr and dgate together.
+// gate.cpp: gated residual y = x + alpha · gate_b ⊙ r, which is also the SE broadcast of spec 3.5. Bound by memory: one pass forward, one
+// pass backward that makes dr and dgate together.
 #include "core/op.h"
 
 namespace fx::FX_TIER {
@@ -36,8 +36,8 @@ void gate_backward_row(T* dr, float* sums, const T* dy, const G* gate, const T* 
 }
 
 template <class T, class G>
-fx_status backward(fx_ctx* ctx, const fx_tensor* dr, const fx_tensor* dgate, const fx_tensor* dy, const fx_tensor* gate,
-                   const fx_tensor* r, float alpha) {
+fx_status backward(fx_ctx* ctx, const fx_tensor* dr, const fx_tensor* dgate, const fx_tensor* dy, const fx_tensor* gate, const fx_tensor* r,
+                   float alpha) {
   int64_t B = dy->shape[0], L = dy->shape[1], C = dy->shape[2];
   int64_t chunks = (L + kRows - 1) / kRows;
   float* partial = dgate ? static_cast<float*>(workspace(ctx, B * chunks * C * 4)) : nullptr;

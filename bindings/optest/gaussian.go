@@ -36,14 +36,6 @@ func gaussianNote(z, eps bindings.DType, wide bool) string {
 	return note
 }
 
-// lower is bf16 where a or b is: a program of simple ops would store its steps in that.
-func lower(a, b bindings.DType) bindings.DType {
-	if a == bindings.BF16 || b == bindings.BF16 {
-		return bindings.BF16
-	}
-	return bindings.F32
-}
-
 // gaussianForward: z = (mean + exp(logvar/2) ⊙ eps − shift) · scale.
 func gaussianForward(z, m, eps bindings.DType, wide bool, B, Y, X, C int) Case {
 	return Case{

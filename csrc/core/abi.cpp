@@ -1,8 +1,8 @@
 // abi.cpp: contexts, buffers and copies of the C ABI, and the host-side rng. Ops are in abi_ops.cpp.
+#include "abi.h"
+
 #include <cstring>
 #include <new>
-
-#include "abi.h"
 
 struct fx_buffer {
   fx_ctx* ctx;

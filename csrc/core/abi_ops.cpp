@@ -9,8 +9,7 @@ using fx::kF32;
 using fx::kFloat;
 
 // The backend's entry for an op, and the call through it.
-#define FX_RUN(check, name, ...) \
-  (check).run(ctx->backend->ops.name != nullptr, [&] { return ctx->backend->ops.name(ctx, __VA_ARGS__); })
+#define FX_RUN(check, name, ...) (check).run(ctx->backend->ops.name != nullptr, [&] { return ctx->backend->ops.name(ctx, __VA_ARGS__); })
 
 namespace {
 
@@ -28,10 +27,8 @@ extern "C" {
 fx_status fx_linear_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* w, const fx_tensor* b, fx_act act) {
   Check c(ctx, "linear_forward");
   c.rank("x", x, kFloat, 2, 3).rank("w", w, only(x), 2, 2);
-  if (dim(y, 2) || (x && x->rank == 3))
-    c.shape("y", y, only(x), {dim(x, 0), dim(x, 1), dim(w, 0)});
-  else
-    c.shape("y", y, only(x), {dim(x, 0), dim(w, 0)});
+  if (dim(y, 2) || (x && x->rank == 3)) c.shape("y", y, only(x), {dim(x, 0), dim(x, 1), dim(w, 0)});
+  else c.shape("y", y, only(x), {dim(x, 0), dim(w, 0)});
   c.that(x && dim(x, x->rank - 1) == dim(w, 1), "x: last dimension differs from w's second");
   if (b) c.shape("b", b, only(x), {dim(w, 0)});
   c.that(act >= FX_ACT_NONE && act <= FX_ACT_SILU, "act: unknown");
@@ -43,7 +40,8 @@ fx_status fx_linear_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* 
   Check c(ctx, "linear_backward");
   c.rank("dy", dy, kFloat, 2, 3).rank("w", w, only(dy), 2, 2);
   c.that(dy && dim(dy, dy->rank - 1) == dim(w, 0), "dy: last dimension differs from w's first");
-  if (dw) c.rank("x", x, only(dy), 2, 3).that(x && x->rank == dy->rank && dim(x, x->rank - 1) == dim(w, 1), "x: shape does not fit dy and w");
+  if (dw)
+    c.rank("x", x, only(dy), 2, 3).that(x && x->rank == dy->rank && dim(x, x->rank - 1) == dim(w, 1), "x: shape does not fit dy and w");
   if (dx && dy && dy->rank == 3) c.shape("dx", dx, only(dy), {dim(dy, 0), dim(dy, 1), dim(w, 1)});
   if (dx && dy && dy->rank == 2) c.shape("dx", dx, only(dy), {dim(dy, 0), dim(w, 1)});
   param_grad(c, "dw", dw, w);
@@ -78,7 +76,10 @@ fx_status fx_rope_table(fx_ctx* ctx, const fx_tensor* pe, const fx_tensor* ids, 
   int64_t d = int64_t(axes[0]) + axes[1] + axes[2];
   for (int i = 0; i < 3; i++) c.that(axes[i] >= 0 && axes[i] % 2 == 0, "axes: want even, not negative");
   c.that(theta > 0, "theta: want > 0");
-  c.rank("ids", ids, kF32, 2, 2).that(dim(ids, 1) == 3, "ids: want [L,3]").shape("pe", pe, kF32, {dim(ids, 0), d / 2, 2}).contiguous("pe", pe);
+  c.rank("ids", ids, kF32, 2, 2)
+      .that(dim(ids, 1) == 3, "ids: want [L,3]")
+      .shape("pe", pe, kF32, {dim(ids, 0), d / 2, 2})
+      .contiguous("pe", pe);
   return FX_RUN(c, rope_table, pe, ids, axes, theta);
 }
 
@@ -150,7 +151,10 @@ fx_status fx_act_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, fx
 
 fx_status fx_act_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dy, const fx_tensor* x, fx_act act) {
   Check c(ctx, "act_backward");
-  c.rank("x", x, kFloat, 1, 4).like("dx", dx, x).like("dy", dy, x).that(act == FX_ACT_GELU_TANH || act == FX_ACT_SILU, "act: want gelu_tanh or silu");
+  c.rank("x", x, kFloat, 1, 4)
+      .like("dx", dx, x)
+      .like("dy", dy, x)
+      .that(act == FX_ACT_GELU_TANH || act == FX_ACT_SILU, "act: want gelu_tanh or silu");
   return FX_RUN(c, act_backward, dx, dy, x, act);
 }
 
@@ -186,7 +190,8 @@ fx_status fx_se_excite_backward(fx_ctx* ctx, const fx_tensor* dm, const fx_tenso
   int64_t B = dim(m, 0), C = dim(m, 1), R = dim(w1, 0);
   c.shape("w1", w1, kFloat, {R, C}).shape("w2", w2, only(w1), {C, R}).shape("gain", gain, only(w1), {C});
   c.shape("da", da, kF32, {B, C}).shape("s", s, kF32, {B, C}).shape("u", u, kF32, {B, R}).shape("dm", dm, kF32, {B, C});
-  c.contiguous("m", m).contiguous("da", da).contiguous("u", u).contiguous("s", s).contiguous("dm", dm).contiguous("w1", w1).contiguous("w2", w2);
+  c.contiguous("m", m).contiguous("da", da).contiguous("u", u).contiguous("s", s).contiguous("dm", dm);
+  c.contiguous("w1", w1).contiguous("w2", w2);
   bool all = dw1 && db1 && dw2 && db2 && dgain, none = !dw1 && !db1 && !dw2 && !db2 && !dgain;
   c.that(all || none, "parameter gradients: want all or none");
   if (all) {
@@ -254,7 +259,8 @@ fx_status fx_groupnorm_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tenso
   Check c(ctx, "groupnorm_backward");
   check_groupnorm(c, x, w, b, args);
   c.like("dy", dy, x).like("dx", dx, x);
-  if (args) c.shape("mean", mean, kF32, {dim(x, 0), args->groups}).contiguous("mean", mean).like("rstd", rstd, mean).contiguous("rstd", rstd);
+  if (args)
+    c.shape("mean", mean, kF32, {dim(x, 0), args->groups}).contiguous("mean", mean).like("rstd", rstd, mean).contiguous("rstd", rstd);
   c.that(!dw == !db, "dw and db: want both or none");
   if (dw && db) c.shape("dw", dw, kF32, {dim(x, 3)}).shape("db", db, kF32, {dim(x, 3)});
   return FX_RUN(c, groupnorm_backward, dx, dw, db, dy, x, mean, rstd, w, b, args);
@@ -440,7 +446,11 @@ fx_status fx_adamw_step(fx_ctx* ctx, const fx_adamw_param* params, int64_t count
 
 fx_status fx_ema_step(fx_ctx* ctx, const fx_tensor* ema, const fx_tensor* x, float decay) {
   Check c(ctx, "ema_step");
-  c.rank("ema", ema, kF32, 1, 4).contiguous("ema", ema).like("x", x, ema).contiguous("x", x).that(decay >= 0 && decay <= 1, "decay: want 0..1");
+  c.rank("ema", ema, kF32, 1, 4)
+      .contiguous("ema", ema)
+      .like("x", x, ema)
+      .contiguous("x", x)
+      .that(decay >= 0 && decay <= 1, "decay: want 0..1");
   return FX_RUN(c, ema_step, ema, x, decay);
 }
 

@@ -1,5 +1,5 @@
-// backend.h: what a backend provides: memory verbs and one function pointer per op. core/abi*.cpp validates arguments and then calls through
-// this table; backends assume valid arguments. An op pointer may be NULL: "not supported".
+// backend.h: what a backend provides: memory verbs and one function pointer per op. core/abi*.cpp validates arguments and then calls
+// through this table; backends assume valid arguments. An op pointer may be NULL: "not supported".
 #pragma once
 #include <cstdarg>
 #include <cstdio>
@@ -7,6 +7,7 @@
 #include "../fluxir.h"
 
 // Every op of fluxir.h that runs on a device, in the header's order.
+// clang-format off
 #define FX_OP_LIST(OP)                                                                                             \
   OP(linear_forward) OP(linear_backward)                                                                           \
   OP(attention_forward) OP(attention_backward)                                                                     \
@@ -20,6 +21,7 @@
   OP(gaussian_forward) OP(gaussian_backward) OP(gaussian_kl_forward) OP(gaussian_kl_backward)                      \
   OP(flow_loss_forward) OP(flow_loss_backward) OP(pixel_loss_forward) OP(pixel_loss_backward)                      \
   OP(grad_sum_squares) OP(adamw_step) OP(ema_step)
+// clang-format on
 
 struct fx_ops {
 #define FX_OP_POINTER(name) decltype(&fx_##name) name;
@@ -28,8 +30,8 @@ struct fx_ops {
 };
 
 struct fx_backend {
-  uint32_t abi_version;  // FX_ABI_VERSION the backend was compiled with
-  const char* name;      // "cpu", "cuda"
+  uint32_t abi_version;                                  // FX_ABI_VERSION the backend was compiled with
+  const char* name;                                      // "cpu", "cuda"
   fx_status (*create)(fx_ctx* ctx, const char* device);  // sets ctx->state
   void (*destroy)(fx_ctx* ctx);
   fx_status (*sync)(fx_ctx* ctx);

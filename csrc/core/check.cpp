@@ -98,8 +98,8 @@ Check& Check::contiguous(const char* name, const fx_tensor* t) {
   for (int i = t->rank - 1; i >= 0; i--) {
     if (t->shape[i] > 1 && t->strides[i] != stride) {
       ok_ = false;
-      fail(ctx_, FX_STATUS_INVALID, "%s: %s: must be contiguous: got strides %s for shape %s", op_, name,
-           Shape(t->strides, t->rank).text, Shape(t->shape, t->rank).text);
+      fail(ctx_, FX_STATUS_INVALID, "%s: %s: must be contiguous: got strides %s for shape %s", op_, name, Shape(t->strides, t->rank).text,
+           Shape(t->shape, t->rank).text);
       return *this;
     }
     stride *= t->shape[i];

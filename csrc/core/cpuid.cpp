@@ -20,8 +20,8 @@ Tier detect_tier() {
   __builtin_cpu_init();
   Tier best = Tier::generic;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) best = Tier::avx2;
-  if (best == Tier::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16"))
+  if (best == Tier::avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16"))
     best = Tier::avx512;
   const char* cap = getenv("FLUXIR_ISA");
   if (!cap) return best;

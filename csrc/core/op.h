@@ -1,6 +1,6 @@
-// op.h: what every csrc/<op>.cpp includes. Op files are compiled once per tier with FX_TIER = generic | avx2 | avx512, and all their code, as well
-// as vec.h and threads.h, sits in namespace fx::FX_TIER, so that no inline function of one tier can be linked into another. For the same
-// reason op files use no std:: templates with code of their own (containers, algorithms).
+// op.h: what every csrc/<op>.cpp includes. Op files are compiled once per tier with FX_TIER = generic | avx2 | avx512, and all their code,
+// as well as vec.h and threads.h, sits in namespace fx::FX_TIER, so that no inline function of one tier can be linked into another. For the
+// same reason op files use no std:: templates with code of their own (containers, algorithms).
 #pragma once
 #include "cpu.h"
 #include "threads.h"

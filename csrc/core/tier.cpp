@@ -1,5 +1,5 @@
-// tier.cpp: fills the op table of one tier from its op files; fx_files.h is CMake's list of csrc/*.cpp. Compiled once per tier, like them. No
-// static-initializer registration: the linker drops it from a static library.
+// tier.cpp: fills the op table of one tier from its op files; fx_files.h is CMake's list of csrc/*.cpp. Compiled once per tier, like them.
+// No static-initializer registration: the linker drops it from a static library.
 #include "fx_files.h"
 #include "op.h"
 

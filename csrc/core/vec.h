@@ -1,5 +1,5 @@
-// vec.h: the vector vocabulary of the CPU kernels: 16 lanes of f32, on GCC's vector extension, which the compiler lowers to one zmm, two ymm
-// or four xmm registers. One source for all tiers; the avx512 tier names the bf16 conversion instruction.
+// vec.h: the vector vocabulary of the CPU kernels: 16 lanes of f32, on GCC's vector extension, which the compiler lowers to one zmm, two
+// ymm or four xmm registers. One source for all tiers; the avx512 tier names the bf16 conversion instruction.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -91,10 +91,8 @@ FX_INLINE vf load_some(const T* p, int64_t lanes) {
 }
 template <class T>
 FX_INLINE void store_some(T* p, vf v, int64_t lanes) {
-  if (lanes == kLanes)
-    store(p, v);
-  else
-    store_n(p, v, lanes);
+  if (lanes == kLanes) store(p, v);
+  else store_n(p, v, lanes);
 }
 
 FX_INLINE vf select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
@@ -136,7 +134,8 @@ FX_INLINE float max_lane(vf v) {
   return t[0];
 }
 
-// e^x within 2 ulp for x in [-87, 88]; below it is 0, above it is inf. exp2 by range reduction and a degree-6 polynomial (Cephes' constants).
+// e^x within 2 ulp for x in [-87, 88]; below it is 0, above it is inf. exp2 by range reduction and a degree-6 polynomial (Cephes'
+// constants).
 FX_INLINE vf exp(vf x) {
   vf clamped = min(max(x, splat(-87.33654f)), splat(88.72283f));
   vf n = clamped * 1.44269504f;
