@@ -70,3 +70,10 @@ fuzz: core ## fuzz every parser of bytes for FUZZTIME (30s) each
 	@grep -rl --include='*_test.go' '^func Fuzz' . | while read -r file; do \
 	  for name in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\).*/\1/p' $$file); do \
 	    go test -run '^$$' -fuzz "^$$name$$" -fuzztime $${FUZZTIME:-30s} ./$$(dirname $$file) || exit 1; done; done
+
+# PyTorch and diffusers in a virtual environment of their own; a few GB where pip finds no CPU build of torch.
+.PHONY: golden
+golden: ## write the reference fixtures of testdata/golden anew (Python, PyTorch)
+	@test -x build/golden/bin/python || python3 -m venv build/golden
+	@build/golden/bin/pip install -q -r tools/golden/requirements.txt
+	@build/golden/bin/python tools/golden/make.py --out testdata/golden
