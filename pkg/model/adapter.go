@@ -113,9 +113,13 @@ func LoadAdapter(a *tensor.Arena, src weights.Source, base *weights.FluxConfig, 
 
 // features runs the adapter's block once per evaluation: f_z, f_p of spec §3.3. img [B,N,C] = img_in(z_t); zLQ [B,N,in] packed; txt = txt_in(theta_p);
 // vec of theta_y.
-func (ad *Adapter) features(t *tensor.Tape, img, zLQ, txt, vec, pe *tensor.Tensor) (fImg, fTxt *tensor.Tensor) {
-	h := t.Add(img, ad.lqIn.forward(t, zLQ))
-	return ad.block.forward(t, h, txt, t.Act(vec, bindings.ActSiLU), pe)
+func (ad *Adapter) features(t *tensor.Tape, img, zLQ, txt, vec, pe *tensor.Tensor, recompute bool) (fImg, fTxt *tensor.Tensor) {
+	out := runBlock(t, recompute, []*tensor.Tensor{img, zLQ, txt, vec}, func(in []*tensor.Tensor) []*tensor.Tensor {
+		h := t.Add(in[0], ad.lqIn.forward(t, in[1]))
+		fImg, fTxt := ad.block.forward(t, h, in[2], t.Act(in[3], bindings.ActSiLU), pe)
+		return []*tensor.Tensor{fImg, fTxt}
+	})
+	return out[0], out[1]
 }
 
 // broadcast makes the gains a_i of every block from the features.

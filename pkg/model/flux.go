@@ -107,13 +107,19 @@ func (f *Flux) Forward(t *tensor.Tape, img, txt, vec, pe *tensor.Tensor, extra *
 			img, txt = b.forward(t, img, txt, x[2], pe)
 			return []*tensor.Tensor{img, txt}
 		})
+		if i > 0 { // the first block's inputs are the caller's
+			t.Release(img, txt)
+		}
 		img, txt = out[0], out[1]
 	}
 	nTxt := txt.Dim(1)
 	x := t.Concat(txt, img)
+	if len(f.double) > 0 {
+		t.Release(img, txt)
+	}
 	for i, b := range f.single {
 		in := append([]*tensor.Tensor{x, siluVec}, extra.inputs(len(f.double)+i)...)
-		x = runBlock(t, recompute, in, func(in []*tensor.Tensor) []*tensor.Tensor {
+		y := runBlock(t, recompute, in, func(in []*tensor.Tensor) []*tensor.Tensor {
 			x := in[0]
 			if extra != nil {
 				y := t.New(x.DType(), x.Shape()...)
@@ -123,6 +129,8 @@ func (f *Flux) Forward(t *tensor.Tape, img, txt, vec, pe *tensor.Tensor, extra *
 			}
 			return []*tensor.Tensor{b.forward(t, x, in[1], pe)}
 		})[0]
+		t.Release(x)
+		x = y
 	}
 	return f.final.forward(t, x.Slice(1, nTxt, x.Dim(1)), siluVec)
 }

@@ -48,7 +48,7 @@ func (m *FluxIR) Forward(t *tensor.Tape, in Input) Output {
 		pe = f.Positions(t, ad.Config.TextTokens, in.Rows, in.Columns)
 		txt = f.txtIn.forward(t, t.Repeat(ad.thetaP, batch, f.DType))
 		vec = f.vec(t, in.Time, in.Guidance, t.Repeat(ad.thetaY, batch, f.DType))
-		out.FImg, out.FTxt = ad.features(t, img, t.Cast(in.LQ, f.DType), txt, vec, pe)
+		out.FImg, out.FTxt = ad.features(t, img, t.Cast(in.LQ, f.DType), txt, vec, pe, m.Recompute)
 		extra = ad.broadcast(t, out.FImg, out.FTxt, in.Lambda)
 	}
 	if m.Adapter == nil || m.Adapter.Config.BaseText == TextPrompt {

@@ -211,6 +211,17 @@ func (s *storage) recycle() {
 	s.data, s.grad, s.written = nil, nil, nil
 }
 
+// Release gives tensors that no later op reads back to the arena, so that a long forward pass keeps two blocks' worth of activations and not all of them. While
+// recording it does nothing: the way back needs them.
+func (t *Tape) Release(xs ...*Tensor) {
+	if t.record {
+		return
+	}
+	for _, x := range xs {
+		x.root.recycle()
+	}
+}
+
 // ---- gradients of activations ----
 
 // gradView is x's view on its storage's gradient.
