@@ -95,7 +95,7 @@ func (ps *Params) seWeights(prefix string) tensor.SEWeights {
 		B2: ps.value(prefix + "b2"), Gain: ps.value(prefix + "gain")}
 }
 
-// LoadAdapter allocates an adapter for a base and reads its weights. c's TextTokens is taken from the file's theta_p.
+// LoadAdapter allocates an adapter for a base and reads its weights. c's TextTokens and SEReduce are taken from the shapes in the file.
 func LoadAdapter(a *tensor.Arena, src weights.Source, base *weights.FluxConfig, c AdapterConfig, dtype bindings.DType) (*Adapter, error) {
 	theta, err := src.Tensor("theta_p")
 	if err != nil {
@@ -103,6 +103,13 @@ func LoadAdapter(a *tensor.Arena, src weights.Source, base *weights.FluxConfig, 
 	}
 	if len(theta.Shape) == 2 {
 		c.TextTokens = theta.Shape[0]
+	}
+	w1, err := src.Tensor("se_z.0.w1")
+	if err != nil {
+		return nil, err
+	}
+	if len(w1.Shape) == 2 && w1.Shape[0] > 0 {
+		c.SEReduce = max(1, base.Hidden()/w1.Shape[0]) // ⌊C/⌊C/R⌋⌋ = R for every R = ⌊C/r⌋
 	}
 	ad, err := NewAdapter(a, base, c, dtype)
 	if err != nil {
