@@ -43,6 +43,7 @@ func run(args []string, log io.Writer) error {
 	flags.SortFlags = false
 	folder := flags.String("run", "runs/nano", "folder of the run: states, log, exported model")
 	photos := flags.String("photos", "data/photos", "folder of training photographs (make photos)")
+	warm := flags.String("warm", "", "folder of a model whose weights STAGE starts from, in place of the stages before it (pkg/model/nano/bundle)")
 	threads := flags.Int("threads", 0, "CPU threads, 0 = all cores")
 	workers := flags.Int("workers", 1, "goroutines that make training pairs")
 	steps := flags.Int64("steps", 0, "optimizer steps of the stage")
@@ -100,7 +101,7 @@ func run(args []string, log io.Writer) error {
 	defer stop()
 	go func() { <-ctx.Done(); stop() }() // a second signal ends the program at once
 	done, err := train.TrainNano(ctx, train.NanoOptions{
-		Run: *folder, Photos: *photos, Threads: *threads, Workers: *workers, Stages: stages, Log: logger,
+		Run: *folder, Photos: *photos, Threads: *threads, Workers: *workers, Warm: *warm, Stages: stages, Log: logger,
 		Export: func(b *model.Bundle) error { return model.SaveBundle(filepath.Join(*folder, "export"), b) },
 	})
 	if err == nil && !done {

@@ -1,5 +1,6 @@
 // Package model has the networks of fluxir: the FLUX transformer, its autoencoder, the FluxIR adapter, and the sampler that restores
-// with them. Everything comes from configuration; names, formulas and points of upcast follow black-forest-labs/flux and ../shared/spec.md §2, §3, §5.
+// with them. Everything comes from configuration; names, formulas and points of upcast follow
+// black-forest-labs/flux; the adapter, the sampler and their symbols follow the specification of fluxir, cited as "spec §".
 package model
 
 import (

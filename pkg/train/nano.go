@@ -64,6 +64,7 @@ type NanoOptions struct {
 	Photos  string // folder of cmd/photos
 	Threads int    // of the device, 0: all
 	Workers int    // of the loader
+	Warm    string // folder of a bundle whose weights the last stage starts from, in place of the stages before it; "" runs those
 	Stages  []Config
 	Log     *Logger
 	// Export is called inside Device.Do whenever a state of the last stage has been saved, with the bundle as it stands.
@@ -85,6 +86,9 @@ func TrainNano(ctx context.Context, o NanoOptions) (done bool, err error) {
 		return false, err
 	}
 	defer d.Close()
+	if o.Warm != "" {
+		return o.runStage(ctx, d, pack, nil, len(o.Stages)-1)
+	}
 	vae, err := o.patchTransform(pack.Photos)
 	if err != nil {
 		return false, err
@@ -198,8 +202,11 @@ func (o NanoOptions) validate(tr *Trainer, held *Validation) error {
 	return o.Log.Write(Record{Stage: tr.Config.Stage, Step: tr.Step, Gains: gains})
 }
 
-// initialise makes the models of stage i: first weights, then the averages that the earlier stages ended with.
+// initialise makes the models of stage i: first weights, then the averages that the earlier stages ended with; or the weights of the bundle to start from.
 func (o NanoOptions) initialise(arena *tensor.Arena, patches *PatchTransform, c Config, i int) (*model.Bundle, error) {
+	if o.Warm != "" {
+		return model.LoadBundle(arena, o.Warm, "", c.dtype(), bindings.F32)
+	}
 	base, err := model.NewFlux(arena, NanoFlux(), c.dtype())
 	if err != nil {
 		return nil, err
