@@ -232,8 +232,8 @@ fx_status fx_axpby_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, 
 /* dx = p dy, dw = q dy; either may be NULL. */
 fx_status fx_axpby_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dw, const fx_tensor* dy, const fx_tensor* p,
                             const fx_tensor* q);
-/* Sinusoid of factor·t: y [B,dim] = (cos(a), sin(a)), a_i = factor · t · max_period^(-i/(dim/2)), in f64 and rounded once to y's dtype. t
- * [B] F32; dim even. (flux: layers.py timestep_embedding, factor 1000, max_period 10000) */
+/* Sinusoid of factor·t: y [B,dim] = (cos(a), sin(a)), a_i = factor · t · max_period^(-i/(dim/2)), in f64, rounded to f32 and then to y's
+ * dtype. t [B] F32; dim even. (flux: layers.py timestep_embedding, factor 1000, max_period 10000) */
 fx_status fx_timestep_embed(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* t, double factor, double max_period);
 
 /* ---- the VAE's Gaussian ----------------------------------------------------------------------------------------------------- */
