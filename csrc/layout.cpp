@@ -12,7 +12,7 @@ struct f16 {
 // The exponent is moved to f32's place and rescaled by a product, which makes subnormals normal; inf and NaN are put right.
 FX_INLINE vf load(const f16* p) {
   vh h;
-  memcpy(&h, p, 32);
+  memcpy(&h, p, sizeof h);
   vu u = __builtin_convertvector(h, vu), magnitude = (u & 0x7fff) << 13;
   vf value = (vf)magnitude * 0x1p112f;
   value = select((vi)(magnitude >= 0x0f800000), (vf)(magnitude | 0x7f800000), value);
@@ -28,7 +28,7 @@ FX_INLINE void store(f16* p, vf v) {
   half = (vu)select((vi)(u >= 0x477ff000), (vf)(vu{} + 0x7c00), (vf)half);
   half = (vu)select((vi)(u > 0x7f800000), (vf)(vu{} + 0x7e00), (vf)half);
   vh h = __builtin_convertvector(half | sign, vh);
-  memcpy(p, &h, 32);
+  memcpy(p, &h, sizeof h);
 }
 
 namespace {

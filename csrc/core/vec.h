@@ -1,5 +1,5 @@
-// vec.h: the vector vocabulary of the CPU kernels: 16 lanes of f32, on GCC's vector extension, which the compiler lowers to one zmm, two
-// ymm or four xmm registers. One source for all tiers; the avx512 tier names the bf16 conversion instruction.
+// vec.h: the vector vocabulary of the CPU kernels: one register of f32 (16, 8 or 4 lanes), on GCC's vector extension. One source for all
+// tiers; the avx512 tier names the bf16 conversion instruction. Never wider than a register: GCC 12 keeps such vectors in memory.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -11,12 +11,18 @@
 
 namespace fx::FX_TIER {
 
-typedef float vf __attribute__((vector_size(64)));
-typedef int32_t vi __attribute__((vector_size(64)));
-typedef uint32_t vu __attribute__((vector_size(64)));
-typedef uint16_t vh __attribute__((vector_size(32)));
-typedef double vd __attribute__((vector_size(128)));  // for sums of losses and norms
+#if defined(__AVX512F__)
 constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+typedef float vf __attribute__((vector_size(kLanes * 4)));
+typedef int32_t vi __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t vu __attribute__((vector_size(kLanes * 4)));
+typedef uint16_t vh __attribute__((vector_size(kLanes * 2)));
+typedef double vd __attribute__((vector_size(kLanes * 8)));  // for sums of losses and norms
 
 struct bf16 {
   uint16_t bits;
@@ -39,32 +45,32 @@ FX_INLINE bf16 to_bf16(float x) {
 FX_INLINE void put(float* p, float x) { *p = x; }
 FX_INLINE void put(bf16* p, float x) { *p = to_bf16(x); }
 
-FX_INLINE vf splat(float x) { return vf{} + x; }
+FX_INLINE vf splat(float x) { return x - vf{}; }  // x + 0 would be an addition: it turns -0 into 0
 
 FX_INLINE vf load(const float* p) {
   vf v;
-  memcpy(&v, p, 64);
+  memcpy(&v, p, sizeof v);
   return v;
 }
 FX_INLINE vf load(const bf16* p) {
   vh h;
-  memcpy(&h, p, 32);
+  memcpy(&h, p, sizeof h);
   return (vf)(__builtin_convertvector(h, vu) << 16);
 }
-FX_INLINE void store(float* p, vf v) { memcpy(p, &v, 64); }
+FX_INLINE void store(float* p, vf v) { memcpy(p, &v, sizeof v); }
 FX_INLINE void store(bf16* p, vf v) {
 #if defined(__AVX512BF16__)
   __m256bh h = _mm512_cvtneps_pbh((__m512)v);
-  memcpy(p, &h, 32);
+  memcpy(p, &h, sizeof h);
 #else
   vu u = (vu)v;
   vu nan = (vu)((u & 0x7fffffff) > 0x7f800000);
   vu rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
   vh h = __builtin_convertvector((nan & ((u >> 16) | 0x40)) | (~nan & rounded), vh);
-  memcpy(p, &h, 32);
+  memcpy(p, &h, sizeof h);
 #endif
 }
-// The first n (< 16) lanes; the rest is 0 on load and untouched on store.
+// The first n (< kLanes) lanes; the rest is 0 on load and untouched on store.
 template <class T>
 FX_INLINE vf load_n(const T* p, int64_t n) {
   T tail[kLanes] = {};
@@ -78,7 +84,7 @@ FX_INLINE void store_n(T* p, vf v, int64_t n) {
   memcpy(p, tail, n * sizeof(T));
 }
 
-// Runs body(offset, lanes) over n elements: full vectors, then one tail with lanes < 16. Body uses load_some / store_some.
+// Runs body(offset, lanes) over n elements: full vectors, then one tail with lanes < kLanes. Body uses load_some / store_some.
 template <class F>
 FX_INLINE void for_lanes(int64_t n, const F& body) {
   int64_t i = 0;
@@ -95,9 +101,9 @@ FX_INLINE void store_some(T* p, vf v, int64_t lanes) {
   else store_n(p, v, lanes);
 }
 
-FX_INLINE vf select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
-FX_INLINE vf min(vf a, vf b) { return select(a < b, a, b); }
-FX_INLINE vf max(vf a, vf b) { return select(a > b, a, b); }
+FX_INLINE vf select(vi mask, vf a, vf b) { return mask ? a : b; }
+FX_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
+FX_INLINE vf max(vf a, vf b) { return a > b ? a : b; }
 FX_INLINE vf abs(vf a) { return (vf)((vi)a & 0x7fffffff); }
 
 FX_INLINE vf sqrt(vf a) {
@@ -107,31 +113,33 @@ FX_INLINE vf sqrt(vf a) {
 FX_INLINE vd widen(vf a) { return __builtin_convertvector(a, vd); }
 // v in the first n lanes, 0 in the others.
 FX_INLINE vf first_lanes(vf v, int64_t n) {
-  const vi index = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const int32_t iota[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  vi index;
+  memcpy(&index, iota, sizeof index);
   return select(index < int32_t(n), v, vf{});
 }
 
-// Sum of the lanes, always in the same tree.
+// f over the lanes in halves: always the same tree.
+template <class E, int N, class V, class F>
+FX_INLINE E fold(V v, const F& f) {
+  if constexpr (N == 2) {
+    return f(v[0], v[1]);
+  } else {
+    typedef E Half __attribute__((vector_size(sizeof(V) / 2)));
+    Half low, high;
+    memcpy(&low, &v, sizeof low);
+    memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
+    return fold<E, N / 2>(f(low, high), f);
+  }
+}
 FX_INLINE float sum(vf v) {
-  float t[kLanes];
-  memcpy(t, &v, 64);
-  for (int w = 8; w > 0; w /= 2)
-    for (int i = 0; i < w; i++) t[i] += t[i + w];
-  return t[0];
+  return fold<float, kLanes>(v, [](auto a, auto b) { return a + b; });
 }
 FX_INLINE double sum(vd v) {
-  double t[kLanes];
-  memcpy(t, &v, 128);
-  for (int w = 8; w > 0; w /= 2)
-    for (int i = 0; i < w; i++) t[i] += t[i + w];
-  return t[0];
+  return fold<double, kLanes>(v, [](auto a, auto b) { return a + b; });
 }
 FX_INLINE float max_lane(vf v) {
-  float t[kLanes];
-  memcpy(t, &v, 64);
-  for (int w = 8; w > 0; w /= 2)
-    for (int i = 0; i < w; i++) t[i] = t[i] > t[i + w] ? t[i] : t[i + w];
-  return t[0];
+  return fold<float, kLanes>(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 // e^x within 2 ulp for x in [-87, 88]; below it is 0, above it is inf. exp2 by range reduction and a degree-6 polynomial (Cephes'
