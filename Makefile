@@ -5,7 +5,7 @@ BUILD ?= build/release
 JOBS ?= $(shell nproc)
 export CGO_ENABLED := 1
 
-.PHONY: help deps build core test op-check asan fmt lint clean photos demo train-nano quality fuzz
+.PHONY: help deps build core test parity op-check asan fmt lint clean photos demo train-nano quality fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ lint: core ## formats are as fmt leaves them; go vet, staticcheck
 	@clang-format --dry-run -Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
 	@go vet ./...
 	@go tool staticcheck ./...
+
+parity: core ## the golden references: per fixture the tensors nearest to their bound, error, allowed, ratio (FLUXIR_GOLDEN=dir1:dir2 adds folders)
+	@OMP_WAIT_POLICY=passive go test -count=1 -v -run Golden ./bindings ./pkg/... | grep -E 'checked against|^ {8}|^(ok|FAIL)|--- FAIL'
 
 op-check: core ## every op of fluxir.h has its conformance cases
 	@go test -count=1 -run TestCoverage ./bindings/optest
