@@ -22,7 +22,7 @@ core: deps ## only the C core
 # oneDNN's headers and library, ninja: the only things that must be there besides Go, gcc and cmake.
 deps:
 	@test -e /usr/include/dnnl.hpp && command -v ninja >/dev/null || \
-	  { echo "installing libdnnl-dev and ninja-build"; sh tools/install_deps.sh; }
+	  { echo "installing libdnnl-dev and ninja-build"; sh tools/install_deps.sh libdnnl-dev ninja-build; }
 
 # Packages run side by side: their OpenMP threads must sleep, not spin, while they wait.
 test: build ## every test: Go packages and the C core's own
@@ -35,6 +35,7 @@ fmt: ## gofmt and clang-format over everything
 
 lint: core ## formats are as fmt leaves them; go vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go') | tee /dev/stderr)"
+	@command -v clang-format >/dev/null || sh tools/install_deps.sh clang-format
 	@clang-format --dry-run -Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
 	@go vet ./...
 	@go tool staticcheck ./...

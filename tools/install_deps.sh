@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs what `make` needs on Debian and Ubuntu besides Go, gcc and cmake. Elsewhere it says what to install.
+# Installs packages that `make` needs, on Debian and Ubuntu; elsewhere it says what to install. Arguments: package names.
 set -eu
-packages="libdnnl-dev ninja-build"
-command -v apt-get >/dev/null || { echo "please install: $packages (oneDNN with headers, ninja)" >&2; exit 1; }
+packages="$*"
+command -v apt-get >/dev/null || { echo "please install: $packages" >&2; exit 1; }
 sudo=""
 [ "$(id -u)" = 0 ] || sudo="sudo"
 $sudo apt-get update -qq
