@@ -1,15 +1,17 @@
-// conv2d.cpp: convolution of [B,Y,X,C] images and its backward. The arithmetic is oneDNN's. Forward and dx run on all threads: there no sum
-// is split between threads. dw sums over all pixels, which oneDNN does split, so the pixels are cut here into slices fixed by the shape,
-// each the work of one thread.
+// conv2d.cpp: convolution of [B,Y,X,C] images and its backward. The images are cut into slices that only the shape decides: a few images,
+// or a band of rows of one; a slice is the work of one thread and of one oneDNN primitive. So the bits do not depend on the number of
+// threads, whichever implementation oneDNN picks: some of its own do.
 #include "core/stage.h"
 
 namespace fx::FX_TIER {
 namespace {
 
-constexpr int64_t kSlices = 8;
+constexpr int64_t kSlices = 16;              // of y forward, of dx backward
+constexpr int64_t kSumSlices = 8;            // of the pixels that dw sums over: each costs one more pass over dw
 constexpr int64_t kPartialBytes = 64 << 20;  // the slices' sums of dw take no more than this
+constexpr int64_t kBandRows = 4;             // least height of a band
 
-ConvSpec geometry(ConvPass pass, const fx_tensor* x, const fx_tensor* w, const fx_tensor* y, const fx_conv2d_args* a, int64_t threads) {
+ConvSpec geometry(ConvPass pass, const fx_tensor* x, const fx_tensor* w, const fx_tensor* y, const fx_conv2d_args* a) {
   ConvSpec s{};
   s.pass = pass;
   s.batch = x->shape[0], s.in_y = x->shape[1], s.in_x = x->shape[2], s.in_c = x->shape[3];
@@ -17,14 +19,139 @@ ConvSpec geometry(ConvPass pass, const fx_tensor* x, const fx_tensor* w, const f
   s.ky = w->shape[2], s.kx = w->shape[3];
   s.stride = a->stride, s.pad_top = a->pad_top, s.pad_left = a->pad_left, s.pad_bottom = a->pad_bottom, s.pad_right = a->pad_right;
   s.dtype = x->dtype;
-  s.threads = threads;
   return s;
 }
 
 bool empty(const fx_tensor* t) { return row_count(t) == 0 || t->shape[t->rank - 1] == 0; }
 
-fx_status library_failed(fx_ctx* ctx, const char* op) {
-  return fail(ctx, FX_STATUS_DEVICE, "%s: oneDNN could not run the convolution", op);
+int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How the pixels are cut: `images` whole images a slice while there are enough of them, else bands of `rows` rows of one image. Rows are
+// those of y, backward data: of x.
+struct Cut {
+  int64_t height, images, rows, bands, slices;
+
+  Cut(const ConvSpec& s, int64_t wanted) {
+    height = s.pass == kConvBackwardData ? s.in_y : s.out_y;
+    images = s.batch > wanted ? divide_up(s.batch, wanted) : 1;
+    bands = divide_up(wanted, s.batch);
+    if (images > 1 || s.pad_top >= s.ky || s.pad_bottom >= s.ky) bands = 1;  // a band must not lie in the padding
+    rows = most(divide_up(height, bands), least(kBandRows, height));
+    bands = divide_up(height, rows);
+    slices = divide_up(s.batch, images) * bands;
+  }
+};
+
+// One slice: its own small convolution, and where its pixels begin.
+struct Slice {
+  ConvSpec spec;
+  int64_t x_offset, y_offset;  // elements
+
+  Slice(const ConvSpec& s, const Cut& cut, int64_t slice) : spec(s) {
+    int64_t b = slice / cut.bands * cut.images, row = slice % cut.bands * cut.rows, x_row = row, y_row = row;
+    spec.batch = least(s.batch - b, cut.images);
+    int64_t rows = least(cut.height - row, cut.rows);
+    if (s.pass == kConvBackwardData) y_row = band_of_x(s, row, rows);
+    else x_row = band_of_y(s, row, rows);
+    x_offset = (b * s.in_y + x_row) * s.in_x * s.in_c;
+    y_offset = (b * s.out_y + y_row) * s.out_x * s.out_c;
+  }
+
+  // Rows [row, row + rows) of y and the rows of x they are made from; returns the first of these.
+  int64_t band_of_y(const ConvSpec& s, int64_t row, int64_t rows) {
+    int64_t first = row * s.stride - s.pad_top, last = (row + rows - 1) * s.stride - s.pad_top + s.ky;  // padding included
+    spec.pad_top = most(-first, 0);
+    spec.pad_bottom = most(last - s.in_y, 0);
+    spec.in_y = least(last, s.in_y) - most(first, 0);
+    spec.out_y = rows;
+    return most(first, 0);
+  }
+
+  // Rows [row, row + rows) of x and the rows of y they go into; returns the first of these. There may be none, where the stride leaves rows
+  // out.
+  int64_t band_of_x(const ConvSpec& s, int64_t row, int64_t rows) {
+    int64_t top = row + s.pad_top;  // in rows of the padded image
+    int64_t first = least(divide_up(most(top - s.ky + 1, 0), s.stride), top / s.stride);
+    int64_t last = least((top + rows - 1) / s.stride + 1, s.out_y);
+    spec.pad_top = top - first * s.stride;
+    spec.pad_bottom = most((last - 1) * s.stride + s.ky - (top + rows), 0);
+    spec.in_y = rows;
+    spec.out_y = most(last - first, 0);
+    return first;
+  }
+};
+
+// The packed copies of w that the slices' plans want: one, unless oneDNN prefers another layout for the first or last band.
+class Packs {
+ public:
+  void add(Arena& arena, const Plan* plan) {
+    if (plan_pack_bytes(plan) == 0 || find(plan) < count_) return;
+    plans_[count_] = plan;
+    offsets_[count_++] = arena.add(plan_pack_bytes(plan));
+  }
+  bool fill(const Arena& arena, void* w, int threads) const {
+    for (int i = 0; i < count_; i++)
+      if (!plan_pack(plans_[i], w, arena.at(offsets_[i]), threads)) return false;
+    return true;
+  }
+  void* get(const Arena& arena, const Plan* plan, void* w) const {
+    int i = find(plan);
+    return i < count_ ? arena.at(offsets_[i]) : w;
+  }
+
+ private:
+  int find(const Plan* plan) const {
+    int i = 0;
+    while (i < count_ && !plan_packs_alike(plan, plans_[i])) i++;
+    return i;
+  }
+  static constexpr int kMost = 8;  // a cut has at most four kinds of slices: first, middle, last, and with fewer images
+  const Plan* plans_[kMost];
+  int64_t offsets_[kMost];
+  int count_ = 0;
+};
+
+// Forward, or backward data: slice by slice. x, w, bias and y as oneDNN takes them; y is written forward, x backward.
+fx_status run(fx_ctx* ctx, const char* op, Arena& arena, const ConvSpec& whole, Staged& x, Staged& w, Staged* bias, Staged& y) {
+  bool forward = whole.pass == kConvForward;
+  Cut cut(whole, kSlices);
+  int64_t size = whole.dtype == FX_DTYPE_F32 ? 4 : 2, work_bytes = 0;
+  int64_t plans = arena.add(cut.slices * int64_t(sizeof(Plan*)));
+  Packs packs;
+  for (int64_t i = 0; i < cut.slices; i++) {
+    Slice slice(whole, cut, i);
+    if (slice.spec.out_y == 0) continue;
+    const Plan* plan = conv_plan(ctx, slice.spec);
+    work_bytes = most(work_bytes, plan_bytes(plan));
+    packs.add(arena, plan);
+  }
+  int64_t work = arena.add(work_bytes * ctx->threads);
+  arena.open(ctx);
+  place(ctx, arena, x, forward), place(ctx, arena, w, true), place(ctx, arena, y, !forward);
+  if (bias) place(ctx, arena, *bias, true);
+  const Plan** list = arena.at<const Plan*>(plans);
+  for (int64_t i = 0; i < cut.slices; i++) {
+    Slice slice(whole, cut, i);
+    list[i] = slice.spec.out_y == 0 ? nullptr : conv_plan(ctx, slice.spec);
+  }
+  int failures = packs.fill(arena, w.view.data, ctx->threads) ? 0 : 1;
+  parallel_for_dynamic(ctx, cut.slices, [&](int64_t i) {
+    Slice slice(whole, cut, i);
+    char* px = static_cast<char*>(x.view.data) + slice.x_offset * size;
+    char* py = static_cast<char*>(y.view.data) + slice.y_offset * size;
+    if (!list[i]) {
+      memset(px, 0, size_t(slice.spec.batch * slice.spec.in_y * whole.in_x * whole.in_c * size));
+      return;
+    }
+    void* packed = packs.get(arena, list[i], w.view.data);
+    if (!plan_run(list[i], px, packed, bias ? bias->view.data : nullptr, py, arena.at(work + thread_index() * work_bytes)))
+      __atomic_store_n(&failures, 1, __ATOMIC_RELAXED);
+  });
+  if (failures) return fail(ctx, FX_STATUS_DEVICE, "%s: oneDNN could not run the convolution", op);
+  unstage(ctx, forward ? y : x);
+  return FX_STATUS_OK;
 }
 
 fx_status conv2d_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* w, const fx_tensor* b,
@@ -34,102 +161,43 @@ fx_status conv2d_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, co
   Arena arena;
   Staged xs = stage(arena, x, dtype, true), ws = stage(arena, w, dtype, true), bs = stage(arena, b, dtype, true),
          ys = stage(arena, y, dtype, true);
-  ConvSpec spec = geometry(kConvForward, &xs.view, w, y, args, ctx->threads);
+  ConvSpec spec = geometry(kConvForward, &xs.view, w, y, args);
   spec.bias = b != nullptr;
-  const Plan* plan = conv_plan(ctx, spec);
-  int64_t work = arena.add(plan_bytes(plan));
-  arena.open(ctx);
-  place(ctx, arena, xs, true), place(ctx, arena, ws, true), place(ctx, arena, bs, true), place(ctx, arena, ys, false);
-  if (!plan_run(plan, xs.view.data, ws.view.data, bs.view.data, ys.view.data, arena.at(work))) return library_failed(ctx, "conv2d_forward");
-  unstage(ctx, ys);
-  return FX_STATUS_OK;
+  return run(ctx, "conv2d_forward", arena, spec, xs, ws, b ? &bs : nullptr, ys);
 }
 
 fx_status input_gradient(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dy, const fx_tensor* w, const fx_conv2d_args* args) {
   fx_dtype dtype = compute_dtype(dy->dtype);
   Arena arena;
   Staged dxs = stage(arena, dx, dtype, true), ws = stage(arena, w, dtype, true), dys = stage(arena, dy, dtype, true);
-  const Plan* plan = conv_plan(ctx, geometry(kConvBackwardData, &dxs.view, w, dy, args, ctx->threads));
-  int64_t work = arena.add(plan_bytes(plan));
-  arena.open(ctx);
-  place(ctx, arena, dxs, false), place(ctx, arena, ws, true), place(ctx, arena, dys, true);
-  if (!plan_run(plan, dxs.view.data, ws.view.data, nullptr, dys.view.data, arena.at(work))) return library_failed(ctx, "conv2d_backward");
-  unstage(ctx, dxs);
-  return FX_STATUS_OK;
+  return run(ctx, "conv2d_backward", arena, geometry(kConvBackwardData, &dxs.view, w, dy, args), dxs, ws, nullptr, dys);
 }
 
-// How the pixels are cut for dw: whole images while there are enough of them, else rows of dy of one image.
-struct Cut {
-  int64_t images, rows, per_image, slices;
-
-  explicit Cut(const ConvSpec& s) {
-    int64_t bytes = s.out_c * s.in_c * s.ky * s.kx * 4;
-    int64_t wanted = kPartialBytes / bytes < kSlices ? kPartialBytes / bytes : kSlices;
-    if (wanted < 1) wanted = 1;
-    images = s.batch > wanted ? (s.batch + wanted - 1) / wanted : 1;
-    per_image = images > 1 ? 1 : (wanted + s.batch - 1) / s.batch;
-    rows = (s.out_y + per_image - 1) / per_image;
-    per_image = (s.out_y + rows - 1) / rows;
-    slices = (s.batch + images - 1) / images * per_image;
-  }
-};
-
-// One slice: its own small convolution, and where its first pixels are.
-struct Slice {
-  ConvSpec spec;
-  int64_t x_offset, y_offset;  // elements
-
-  Slice(const ConvSpec& s, const Cut& cut, int64_t slice) : spec(s) {
-    int64_t b = slice / cut.per_image * cut.images, row = slice % cut.per_image * cut.rows;
-    spec.batch = s.batch - b < cut.images ? s.batch - b : cut.images;
-    spec.out_y = s.out_y - row < cut.rows ? s.out_y - row : cut.rows;
-    int64_t first = row * s.stride - s.pad_top, last = (row + spec.out_y - 1) * s.stride - s.pad_top + s.ky;  // rows of x, padding included
-    if (first < 0) spec.pad_top = -first, first = 0;
-    else spec.pad_top = 0;
-    if (last > s.in_y) spec.pad_bottom = last - s.in_y, last = s.in_y;
-    else spec.pad_bottom = 0;
-    spec.in_y = last - first;
-    x_offset = (b * s.in_y + first) * s.in_x * s.in_c;
-    y_offset = (b * s.out_y + row) * s.out_x * s.out_c;
-  }
-  bool only_padding() const { return spec.in_y <= 0; }
-};
-
-// dw += over all pixels, with the same bits at any number of threads.
+// dw += over all pixels: each slice has sums of its own, which are added in order.
 fx_status weight_gradient(fx_ctx* ctx, const fx_tensor* dw, const fx_tensor* dy, const fx_tensor* x, const fx_conv2d_args* args) {
   fx_dtype dtype = compute_dtype(dy->dtype);
-  int64_t n = dw->shape[0] * dw->shape[1] * dw->shape[2] * dw->shape[3], size = dtype == FX_DTYPE_F32 ? 4 : 2, most = 0;
+  int64_t n = dw->shape[0] * dw->shape[1] * dw->shape[2] * dw->shape[3], size = dtype == FX_DTYPE_F32 ? 4 : 2, work_bytes = 0;
   Arena arena;
   Staged xs = stage(arena, x, dtype, true), dys = stage(arena, dy, dtype, true);
-  ConvSpec whole = geometry(kConvBackwardWeights, &xs.view, dw, dy, args, 1);
-  Cut cut(whole);
+  ConvSpec whole = geometry(kConvBackwardWeights, &xs.view, dw, dy, args);
+  Cut cut(whole, most(1, least(kSumSlices, kPartialBytes / (n * 4))));
   int64_t plans = arena.add(cut.slices * int64_t(sizeof(Plan*))), partial = arena.add(cut.slices * n * 4);
-  for (int64_t i = 0; i < cut.slices; i++) {
-    Slice slice(whole, cut, i);
-    int64_t bytes = slice.only_padding() ? 0 : plan_bytes(conv_plan(ctx, slice.spec));
-    most = bytes > most ? bytes : most;
-  }
-  int64_t work = arena.add(most * ctx->threads);
+  for (int64_t i = 0; i < cut.slices; i++) work_bytes = most(work_bytes, plan_bytes(conv_plan(ctx, Slice(whole, cut, i).spec)));
+  int64_t work = arena.add(work_bytes * ctx->threads);
   arena.open(ctx);
   place(ctx, arena, xs, true), place(ctx, arena, dys, true);
   const Plan** list = arena.at<const Plan*>(plans);
-  for (int64_t i = 0; i < cut.slices; i++) {
-    Slice slice(whole, cut, i);
-    list[i] = slice.only_padding() ? nullptr : conv_plan(ctx, slice.spec);
-  }
+  for (int64_t i = 0; i < cut.slices; i++) list[i] = conv_plan(ctx, Slice(whole, cut, i).spec);
   int failures = 0;
   parallel_for_dynamic(ctx, cut.slices, [&](int64_t i) {
     Slice slice(whole, cut, i);
-    float* out = arena.at<float>(partial) + i * n;
-    if (!list[i]) {
-      memset(out, 0, size_t(n) * 4);
-      return;
-    }
     char* px = static_cast<char*>(xs.view.data) + slice.x_offset * size;
     char* py = static_cast<char*>(dys.view.data) + slice.y_offset * size;
-    if (!plan_run(list[i], px, out, nullptr, py, arena.at(work + thread_index() * most))) __atomic_store_n(&failures, 1, __ATOMIC_RELAXED);
+    float* sums = arena.at<float>(partial) + i * n;
+    if (!plan_run(list[i], px, sums, nullptr, py, arena.at(work + thread_index() * work_bytes)))
+      __atomic_store_n(&failures, 1, __ATOMIC_RELAXED);
   });
-  if (failures) return library_failed(ctx, "conv2d_backward");
+  if (failures) return fail(ctx, FX_STATUS_DEVICE, "conv2d_backward: oneDNN could not run the convolution");
   add_partials(ctx, data<float>(dw), arena.at<float>(partial), cut.slices, n);
   return FX_STATUS_OK;
 }

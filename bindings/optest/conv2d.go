@@ -115,8 +115,8 @@ func pads(stride, top, left, bottom, right int) bindings.Conv2DArgs {
 	return bindings.Conv2DArgs{Stride: stride, PadTop: top, PadLeft: left, PadBottom: bottom, PadRight: right}
 }
 
-// convCases: the autoencoder's kinds (3x3, 3x3 stride 2 padded below and to the right, 1x1), odd channels, more images than slices of dw, kernels and
-// padding that are not square, padding wider than the kernel.
+// conv2DCases: the autoencoder's kinds (3x3, 3x3 stride 2 padded below and to the right, 1x1), odd channels, more images than slices of dw, tall images
+// cut into bands, kernels and padding that are not square, padding wider than the kernel.
 func conv2DCases() []Case {
 	var cases []Case
 	for _, dtype := range floats {
@@ -128,10 +128,15 @@ func conv2DCases() []Case {
 			{2, 7, 9, 17, 16, 1, 1, pads(1, 0, 0, 0, 0)},
 			{1, 6, 6, 32, 32, 3, 3, pads(1, 1, 1, 1, 1)},
 			{1, 6, 6, 16, 3, 3, 3, pads(1, 1, 1, 1, 1)},
+			{1, 2, 2, 320, 16, 3, 3, pads(1, 1, 1, 1, 1)},
 			{11, 4, 3, 2, 5, 2, 2, pads(2, 0, 0, 0, 0)},
 			{2, 9, 4, 4, 6, 4, 2, pads(2, 2, 0, 1, 1)},
 			{1, 3, 3, 2, 3, 1, 1, pads(1, 2, 0, 1, 3)},
 			{1, 2, 2, 3, 4, 5, 3, pads(1, 5, 1, 4, 0)},
+			{1, 35, 3, 3, 4, 3, 3, pads(2, 0, 0, 1, 1)},
+			{2, 22, 3, 2, 3, 1, 1, pads(2, 0, 0, 0, 0)},
+			{1, 40, 2, 3, 2, 5, 1, pads(1, 2, 0, 2, 0)},
+			{1, 19, 3, 2, 3, 2, 2, pads(2, 1, 0, 0, 1)},
 			{0, 4, 4, 3, 2, 3, 3, pads(1, 1, 1, 1, 1)},
 		} {
 			cases = append(cases, conv2DForward(dtype, s), conv2DBackward(dtype, s))

@@ -98,7 +98,7 @@ func linearCases() []Case {
 			I, O int
 		}{
 			{[]int{1}, 1, 1}, {[]int{3}, 17, 15}, {[]int{16}, 16, 16}, {[]int{2, 1}, 40, 33}, {[]int{131}, 65, 33}, {[]int{2, 7}, 9, 5}, {[]int{70}, 31, 1},
-			{[]int{3, 300}, 6, 5}, {[]int{1100}, 9, 11}, {[]int{5}, 3, 530}, {[]int{5}, 520, 3}, {[]int{0}, 4, 3}, {[]int{4}, 3, 0},
+			{[]int{3, 300}, 6, 5}, {[]int{1100}, 9, 11}, {[]int{5}, 3, 530}, {[]int{5}, 520, 3}, {[]int{4}, 2048, 16}, {[]int{0}, 4, 3}, {[]int{4}, 3, 0},
 		} {
 			cases = append(cases, linearForward(dtype, bindings.ActNone, s.rows, s.I, s.O), linearBackward(dtype, s.rows, s.I, s.O))
 		}

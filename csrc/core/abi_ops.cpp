@@ -40,8 +40,8 @@ fx_status fx_linear_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* 
   Check c(ctx, "linear_backward");
   c.rank("dy", dy, kFloat, 2, 3).rank("w", w, only(dy), 2, 2);
   c.that(dy && dim(dy, dy->rank - 1) == dim(w, 0), "dy: last dimension differs from w's first");
-  if (dw)
-    c.rank("x", x, only(dy), 2, 3).that(x && x->rank == dy->rank && dim(x, x->rank - 1) == dim(w, 1), "x: shape does not fit dy and w");
+  if (dw && dy && dy->rank == 3) c.shape("x", x, only(dy), {dim(dy, 0), dim(dy, 1), dim(w, 1)});
+  if (dw && dy && dy->rank == 2) c.shape("x", x, only(dy), {dim(dy, 0), dim(w, 1)});
   if (dx && dy && dy->rank == 3) c.shape("dx", dx, only(dy), {dim(dy, 0), dim(dy, 1), dim(w, 1)});
   if (dx && dy && dy->rank == 2) c.shape("dx", dx, only(dy), {dim(dy, 0), dim(w, 1)});
   param_grad(c, "dw", dw, w);

@@ -6,7 +6,6 @@
 #include <cstring>
 #include <dnnl.hpp>
 #include <memory>
-#include <string>
 #include <string_view>
 #include <type_traits>
 #include <unordered_map>
@@ -49,6 +48,7 @@ struct Operand {
   memory::desc outer, inner;
   dnnl::reorder reorder;  // outer -> inner, or back for an output
   int64_t offset = -1;    // of the inner copy in the work memory, -1: none
+  bool packed = false;    // the caller gives the inner copy
 };
 
 }  // namespace
@@ -60,37 +60,35 @@ struct Plan {
   memory::desc scratch;
   int64_t scratch_offset = 0;
   int64_t bytes = 0;
-  int threads = 1;
   uint64_t used = 0;
-  std::string name;
 
-  void set(int i, int id, bool output, const memory::desc& outer, const memory::desc& inner) {
+  void set(int i, int id, bool output, const memory::desc& outer, const memory::desc& inner, bool packed = false) {
     Operand& o = operands[i];
     o.id = id;
     o.output = output;
     o.outer = outer;
     o.inner = inner;
+    o.packed = packed;
     if (outer == inner) return;
     const memory::desc &from = output ? inner : outer, &to = output ? outer : inner;
     o.reorder = dnnl::reorder(dnnl::reorder::primitive_desc(engine, from, engine, to));
+    if (packed) return;
     o.offset = bytes;
     bytes += round64(int64_t(inner.get_size()));
   }
 
   template <class Desc>
-  void finish(const Desc& desc, int64_t thread_count) {
+  void finish(const Desc& desc) {
     scratch = desc.scratchpad_desc();
     scratch_offset = bytes;
     bytes += round64(int64_t(scratch.get_size()));
-    threads = int(thread_count);
-    name = desc.impl_info_str();
   }
 
   void execute(void* const* pointers, char* work) const;
 };
 
 void Plan::execute(void* const* pointers, char* work) const {
-  Threads scope(threads);
+  Threads scope(1);
   dnnl::stream stream(engine);
   memory outer[4], inner[4];
   std::unordered_map<int, memory> arguments;
@@ -98,7 +96,8 @@ void Plan::execute(void* const* pointers, char* work) const {
     const Operand& o = operands[i];
     if (!o.id) continue;
     outer[i] = memory(o.outer, engine, pointers[i]);
-    inner[i] = o.offset < 0 ? outer[i] : memory(o.inner, engine, work + o.offset);
+    if (o.offset >= 0) inner[i] = memory(o.inner, engine, work + o.offset);
+    else inner[i] = o.packed ? memory(o.inner, engine, pointers[i]) : outer[i];
     if (o.offset >= 0 && !o.output) o.reorder.execute(stream, outer[i], inner[i]);
     arguments.emplace(o.id, inner[i]);
   }
@@ -187,7 +186,7 @@ std::unique_ptr<Plan> make_matmul(const dnnl::engine& engine, const MatmulSpec& 
   plan->set(1, DNNL_ARG_WEIGHTS, false, b, desc.weights_desc());
   if (s.bias) plan->set(2, DNNL_ARG_BIAS, false, bias, bias);
   plan->set(3, DNNL_ARG_DST, true, c, c);
-  plan->finish(desc, 1);
+  plan->finish(desc);
   return plan;
 }
 
@@ -256,8 +255,8 @@ auto choose(const dnnl::engine& engine, const ConvSpec& s, const F& make) {
   return make(Conv(engine, s, false));
 }
 
-std::unique_ptr<Plan> make_conv(const dnnl::engine& engine, const ConvSpec& s, int64_t threads) {
-  Threads scope{int(threads)};  // implementations fix their split when they are made
+std::unique_ptr<Plan> make_conv(const dnnl::engine& engine, const ConvSpec& s) {
+  Threads scope(1);
   memory::data_type t = type(s.dtype);
   memory::desc x({s.batch, s.in_c, s.in_y, s.in_x}, t, Tag::nhwc), y({s.batch, s.out_c, s.out_y, s.out_x}, t, Tag::nhwc);
   memory::desc w({s.out_c, s.in_c, s.ky, s.kx}, s.pass == kConvBackwardWeights ? memory::data_type::f32 : t, Tag::oihw);
@@ -267,24 +266,24 @@ std::unique_ptr<Plan> make_conv(const dnnl::engine& engine, const ConvSpec& s, i
     auto desc = choose(engine, s, [](const Conv& c) { return c.forward(c.w, c.attr); });
     plan->primitive = dnnl::convolution_forward(desc);
     plan->set(0, DNNL_ARG_SRC, false, x, desc.src_desc());
-    plan->set(1, DNNL_ARG_WEIGHTS, false, w, desc.weights_desc());
+    plan->set(1, DNNL_ARG_WEIGHTS, false, w, desc.weights_desc(), true);
     if (s.bias) plan->set(2, DNNL_ARG_BIAS, false, desc.bias_desc(), desc.bias_desc());
     plan->set(3, DNNL_ARG_DST, true, y, desc.dst_desc());
-    plan->finish(desc, threads);
+    plan->finish(desc);
   } else if (s.pass == kConvBackwardData) {
     auto desc = choose(engine, s, [](const Conv& c) { return c.backward_data(); });
     plan->primitive = dnnl::convolution_backward_data(desc);
     plan->set(0, DNNL_ARG_DIFF_SRC, true, x, desc.diff_src_desc());
-    plan->set(1, DNNL_ARG_WEIGHTS, false, w, desc.weights_desc());
+    plan->set(1, DNNL_ARG_WEIGHTS, false, w, desc.weights_desc(), true);
     plan->set(3, DNNL_ARG_DIFF_DST, false, y, desc.diff_dst_desc());
-    plan->finish(desc, threads);
+    plan->finish(desc);
   } else {
     auto desc = choose(engine, s, [](const Conv& c) { return c.backward_weights(); });
     plan->primitive = dnnl::convolution_backward_weights(desc);
     plan->set(0, DNNL_ARG_SRC, false, x, desc.src_desc());
     plan->set(1, DNNL_ARG_DIFF_WEIGHTS, true, w, desc.diff_weights_desc());
     plan->set(3, DNNL_ARG_DIFF_DST, false, y, desc.diff_dst_desc());
-    plan->finish(desc, threads);
+    plan->finish(desc);
   }
   return plan;
 }
@@ -308,21 +307,35 @@ const Plan* matmul_plan(fx_ctx* ctx, const MatmulSpec& spec) {
 
 const Plan* conv_plan(fx_ctx* ctx, const ConvSpec& spec) {
   OnednnCache* cache = onednn(ctx);
-  return find(cache->convs, cache->clock, spec, [&] {
-    auto plan = make_conv(cache->engine, spec, spec.threads);
-    // Its matrix products are cut by the number of threads, and round accordingly.
-    if (plan->threads > 1 && plan->name.find("gemm") != std::string::npos) return make_conv(cache->engine, spec, 1);
-    return plan;
-  });
+  return find(cache->convs, cache->clock, spec, [&] { return make_conv(cache->engine, spec); });
 }
 
 int64_t plan_bytes(const Plan* plan) { return plan->bytes; }
-const char* plan_name(const Plan* plan) { return plan->name.c_str(); }
 
 bool plan_run(const Plan* plan, void* a, void* b, void* bias, void* c, void* work) {
   try {
     void* pointers[4] = {a, b, bias, c};
     plan->execute(pointers, static_cast<char*>(work));
+    return true;
+  } catch (...) {
+    return false;
+  }
+}
+
+int64_t plan_pack_bytes(const Plan* plan) {
+  const Operand& w = plan->operands[1];
+  return w.outer == w.inner ? 0 : round64(int64_t(w.inner.get_size()));
+}
+
+bool plan_packs_alike(const Plan* a, const Plan* b) { return a->operands[1].inner == b->operands[1].inner; }
+
+bool plan_pack(const Plan* plan, void* w, void* packed, int threads) {
+  try {
+    Threads scope(threads);
+    const Operand& o = plan->operands[1];
+    dnnl::stream stream(plan->engine);
+    memory from(o.outer, plan->engine, w), to(o.inner, plan->engine, packed);
+    o.reorder.execute(stream, from, to);
     return true;
   } catch (...) {
     return false;

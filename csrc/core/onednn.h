@@ -29,13 +29,12 @@ struct MatmulSpec {
 enum ConvPass : int64_t { kConvForward, kConvBackwardData, kConvBackwardWeights };
 
 // x [batch,in_y,in_x,in_c], w [out_c,in_c,ky,kx], y [batch,out_y,out_x,out_c], all contiguous. Backward data writes x; backward weights
-// writes w in F32 whatever the dtype.
+// writes w in F32 whatever the dtype. Forward and backward data want w packed: see plan_pack.
 struct ConvSpec {
   int64_t pass;  // ConvPass
   int64_t batch, in_y, in_x, in_c, out_y, out_x, out_c, ky, kx;
   int64_t stride, pad_top, pad_left, pad_bottom, pad_right;
   int64_t dtype, bias;
-  int64_t threads;  // 1: the plan may run inside parallel_for
 };
 
 // A primitive for one spec, owned by the ctx: valid during the op that asked for it. Throws what oneDNN throws.
@@ -45,11 +44,15 @@ const Plan* conv_plan(fx_ctx* ctx, const ConvSpec& spec);
 
 // Bytes of work memory run() needs, a multiple of 64.
 int64_t plan_bytes(const Plan* plan);
-// The implementation oneDNN chose, for tests and benchmarks.
-const char* plan_name(const Plan* plan);
-// Matrix products run on the calling thread alone, inside parallel_for if wanted; convolutions on the spec's number of threads, or on one
-// where the implementation's bits would depend on it. Pointers in the order a, b, bias, c or x, w, bias, y; bias NULL without one. False
-// when oneDNN reports a failure. Does not throw: it is called in parallel regions.
+// Runs on the calling thread alone, so that no sum is ever split between threads; different threads may run one plan at once. Pointers in
+// the order a, b, bias, c or x, w, bias, y; bias NULL without one. False when oneDNN reports a failure. Does not throw: it is called in
+// parallel regions.
 bool plan_run(const Plan* plan, void* a, void* b, void* bias, void* c, void* work);
+
+// The layout in which a convolution takes w: its bytes, 0 where that is the plain one; whether two plans want the same; the copy, made by
+// `threads` threads. False when oneDNN reports a failure.
+int64_t plan_pack_bytes(const Plan* plan);
+bool plan_packs_alike(const Plan* a, const Plan* b);
+bool plan_pack(const Plan* plan, void* w, void* packed, int threads);
 
 }  // namespace fx
