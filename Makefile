@@ -43,14 +43,14 @@ lint: core ## formats are as fmt leaves them; go vet, staticcheck
 parity: core ## the golden references: per fixture the tensors nearest to their bound, error, allowed, ratio (FLUXIR_GOLDEN=dir1:dir2 adds folders)
 	@OMP_WAIT_POLICY=passive go test -count=1 -v -run Golden ./bindings ./pkg/... | grep -E 'checked against|^ {8}|^(ok|FAIL)|--- FAIL'
 
-op-check: core ## every op of fluxir.h has its conformance cases
-	@go test -count=1 -run TestCoverage ./bindings/optest
+op-check: core ## every op of fluxir.h has its conformance cases and all its files
+	@go test -count=1 -run 'TestCoverage|TestRows' ./bindings/optest
 
 # The archive named first wins over the one in bindings/device.go.
 asan: deps ## bindings and conformance tests under the address and undefined-behaviour sanitizers
 	@cmake -S . -B build/asan -G Ninja -DFLUXIR_ASAN=ON >/dev/null
 	@cmake --build build/asan -j $(JOBS)
-	@CGO_LDFLAGS="$(CURDIR)/build/asan/libfluxir_cpu.a -fsanitize=undefined" go test -asan ./bindings/...
+	@CGO_LDFLAGS="$(CURDIR)/build/asan/libfluxir_cpu.a -fsanitize=undefined" OMP_WAIT_POLICY=passive go test -timeout 20m -asan ./bindings/...
 
 clean: ## remove build outputs (not data, not runs)
 	@rm -rf build bin bindings/zz_stamp.go
