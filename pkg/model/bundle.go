@@ -2,6 +2,7 @@ package model
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -29,6 +30,8 @@ const (
 
 const adapterFormat = "1"
 
+var errNoBundle = errors.New("no such model folder")
+
 // Bundle is a loaded bundle.
 type Bundle struct {
 	Net *FluxIR
@@ -43,8 +46,8 @@ func LoadBundle(a *tensor.Arena, dir, adapter string, dtype, vaeDType bindings.D
 	if adapter == "" {
 		adapter = filepath.Join(dir, adapterFile)
 	}
-	if _, err := os.Stat(dir); err != nil {
-		return nil, err
+	if info, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) || (err == nil && !info.IsDir()) {
+		return nil, fmt.Errorf("%s: %w", dir, errNoBundle)
 	}
 	open := func(sub string) (weights.Source, []byte, string, error) {
 		config := filepath.Join(dir, sub, "config.json")

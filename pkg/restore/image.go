@@ -94,14 +94,13 @@ func (r *Restorer) plan(ctx context.Context, w, h int, progress Progress) (*job,
 	return j, nil
 }
 
-// batchSize is how many transformer tiles fit the memory budget. A tile needs about 60 tensors of its tokens at once, the
-// adapter's block, one block of the base and what their arenas leave unused, and two more for every block's output, which is kept
-// until the end of the step (measured on the embedded model: 87 in all).
+// batchSize is how many transformer tiles fit the memory budget. A tile needs about tileTensors tensors [tokens, hidden] at once: one block's
+// activations, the adapter's features, and what the arenas leave unused (measured on the embedded model: 62).
 func (j *job) batchSize() int {
+	const tileTensors = 64
 	f := j.bundle.Net.Base
 	length := j.tokens.TileW*j.tokens.TileH + j.bundle.Net.Adapter.Config.TextTokens
-	tensors := 60 + 2*(f.Config.NumLayers+f.Config.NumSingleLayers)
-	bytes := int64(length) * int64(f.Config.Hidden()) * int64(tensors) * int64(f.DType.Size())
+	bytes := int64(length) * int64(f.Config.Hidden()) * tileTensors * int64(f.DType.Size())
 	return max(1, min(int(j.memory/bytes), len(j.tokens.Tiles)))
 }
 
