@@ -50,7 +50,7 @@ op-check: core ## every op of fluxir.h has its conformance cases and all its fil
 asan: deps ## bindings and conformance tests under the address and undefined-behaviour sanitizers
 	@cmake -S . -B build/asan -G Ninja -DFLUXIR_ASAN=ON >/dev/null
 	@cmake --build build/asan -j $(JOBS)
-	@CGO_LDFLAGS="$(CURDIR)/build/asan/libfluxir_cpu.a -fsanitize=undefined" OMP_WAIT_POLICY=passive go test -timeout 20m -asan ./bindings/...
+	@CGO_LDFLAGS="$(CURDIR)/build/asan/libfluxir_cpu.a -fsanitize=undefined" OMP_WAIT_POLICY=passive go test -timeout 60m -skip TestGradient -asan ./bindings/...
 
 clean: ## remove build outputs (not data, not runs)
 	@rm -rf build bin bindings/zz_stamp.go
