@@ -12,7 +12,7 @@ import (
 // Options are the user's choices. The zero value restores at the same size with the embedded model and everything at its default.
 type Options struct {
 	Model   string // folder of a bundle (see model.LoadBundle); "" = the model embedded in the program
-	Adapter string // adapter file in place of the bundle's; "" = the bundle's
+	Adapter string // adapter file in place of the bundle's; "" = the bundle's. Not with the embedded model
 	Device  string // cpu, cuda or cuda:N; "" or auto = cuda where there is one, else cpu
 	Threads int    // of the CPU device; 0 = all cores
 	DType   string // f32 or bf16, of the transformer; "" or auto = f32. The autoencoder always works in f32
@@ -58,6 +58,9 @@ func (o Options) Validate() error {
 		return bad("limits", o.MaxPixels, "not negative")
 	case o.DType != "" && o.DType != "auto" && o.DType != "f32" && o.DType != "bf16":
 		return bad("dtype", o.DType, "auto, f32 or bf16")
+	}
+	if o.Adapter != "" && o.Model == "" {
+		return errorf(ErrOption, "adapter: %s is for another model than the embedded one; name its folder too", o.Adapter)
 	}
 	if o.ColorFix != "" {
 		if _, err := data.ParseColorFix(string(o.ColorFix)); err != nil {

@@ -157,7 +157,8 @@ func TestKept(t *testing.T) {
 	}
 }
 
-// A folder as FLUX.1's, with the adapter elsewhere: velocities, several steps, a convolutional autoencoder whose tiles overlap, tokens of 16 pixels.
+// A folder as FLUX.1's, with the adapter elsewhere: velocities, several steps, a convolutional autoencoder whose tiles overlap,
+// tokens of 16 pixels.
 func TestFluxFamily(t *testing.T) {
 	folder, adapter := t.TempDir(), filepath.Join(t.TempDir(), "adapter.safetensors")
 	err := errors.Join(os.CopyFS(folder, os.DirFS(fluxModel)), os.Rename(filepath.Join(folder, "adapter.safetensors"), adapter))

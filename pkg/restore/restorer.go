@@ -9,6 +9,7 @@ import (
 
 	"github.com/fluxir/fluxir/bindings"
 	"github.com/fluxir/fluxir/pkg/model"
+	"github.com/fluxir/fluxir/pkg/model/nano"
 	"github.com/fluxir/fluxir/pkg/tensor"
 )
 
@@ -61,7 +62,11 @@ func openDevice(o Options) (*bindings.Device, error) {
 
 // load reads the model of the options into a.
 func load(a *tensor.Arena, o Options) (*model.Bundle, error) {
-	b, err := loadFolder(a, o)
+	read := loadFolder
+	if o.Model == "" {
+		read = func(a *tensor.Arena, o Options) (*model.Bundle, error) { return nano.Load(a, o.dtype()) }
+	}
+	b, err := read(a, o)
 	if deviceErr := deviceKind(err); errors.Is(deviceErr, ErrDevice) {
 		return nil, deviceErr
 	}
