@@ -94,23 +94,13 @@ func (tr *Trainer) useAverages() (restore func() error, err error) {
 func (tr *Trainer) restore(lq []float32, size int, stream uint64) ([]float32, error) {
 	t := tr.tape
 	t.Reset()
-	f := tr.vae.Config.Factor()
-	h := size / f
 	images := mapped(lq, func(p float32) float32 { return 2*p - 1 })
 	zLQ := encode(t, tr.vae, StepInput{Batch: 1, Height: size, Width: size}, images, nil)
 	noise := make([]float32, zLQ.Len())
-	bindings.PhiloxNormal(noise, tr.Config.Seed, stream, 0)
-	one := t.Fill(t.New(bindings.F32, 1), 1)
-	in := model.Input{
-		Z: t.Pack(t.Upload(noise, bindings.F32, zLQ.Shape()...)), LQ: t.Pack(zLQ), Time: one, Rows: h / 2, Columns: h / 2, Lambda: 1,
-		Guidance: t.Fill(t.New(bindings.F32, 1), float32(tr.net.Adapter.Config.Guidance)),
-	}
-	out := tr.net.Forward(t, in)
-	sample := out.Sample
-	if sample == nil {
-		sample = t.Axpby(in.Z, out.V, one, t.Fill(t.New(bindings.F32, 1), -1), bindings.F32)
-	}
-	pixels := tr.vae.Decode(t, t.Unpack(sample, h, h))
+	model.Noise(noise, tr.Config.Seed, stream, 0)
+	z := t.Upload(noise, bindings.F32, zLQ.Shape()...)
+	guidance := float32(tr.net.Adapter.Config.Guidance)
+	pixels := tr.vae.Decode(t, tr.net.Euler(t, z, zLQ, 1, 0, model.SampleOptions{Lambda: 1, Guidance: guidance}))
 	if err := t.Err(); err != nil {
 		return nil, err
 	}
