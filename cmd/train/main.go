@@ -51,6 +51,8 @@ func run(args []string, log io.Writer) error {
 	size := flags.Int("size", 0, "side of the crops, pixels")
 	lr := flags.Float64("lr", 0, "learning rate")
 	schedule := flags.String("schedule", "", "cosine or constant")
+	coolDown := flags.Int64("cool-down", 0, "last steps of a constant schedule, in which the learning rate falls to its floor")
+	ema := flags.Float64("ema", 0, "decay of the averaged weights, a step")
 	dtype := flags.String("dtype", "", "f32 or bf16")
 	saveEvery := flags.Int64("save-every", 0, "steps between states")
 	flags.Usage = func() { fmt.Fprintf(log, "%s%s", usage, flags.FlagUsages()) }
@@ -78,6 +80,8 @@ func run(args []string, log io.Writer) error {
 		override(flags, "size", &last.Size, *size)
 		override(flags, "lr", &last.LR, *lr)
 		override(flags, "schedule", &last.Schedule, *schedule)
+		override(flags, "cool-down", &last.CoolDown, *coolDown)
+		override(flags, "ema", &last.EMA, *ema)
 		override(flags, "dtype", &last.DType, *dtype)
 		override(flags, "save-every", &last.SaveEvery, *saveEvery)
 		if err := last.Validate(); err != nil {

@@ -190,25 +190,27 @@ func drawMode(rng *rand.Rand) string {
 	return [...]string{ModeArea, ModeBilinear, ModeBicubic}[rng.IntN(3)]
 }
 
-// Chances of the light preset's kinds.
+// Chances of the light preset's kinds. Their numbers are drawn from triangles, most likely in the middle of the range (middling), which is where
+// the eval presets stand.
 const (
-	lightNoise  = 0.30 // noise sigma 0..30, JPEG 40..95
-	lightBlur   = 0.28 // blur sigma 0.3..2, noise sigma 0..10, JPEG 60..95
-	lightScale  = 0.26 // down by 2 (one time in four by 1.5..3) and bicubic up, JPEG 55..95
-	lightMixed  = 0.13 // each of blur, rescaling and noise with chance 0.6, JPEG 40..95
+	lightNoise  = 0.22 // noise sigma 0..30, JPEG 30..90
+	lightBlur   = 0.36 // blur sigma 0.3..2.1, noise sigma 0..10, JPEG 65..95
+	lightScale  = 0.28 // down by 2 (one time in five by 1.5..3) and bicubic up, JPEG 55..95
+	lightMixed  = 0.11 // each of blur, rescaling and noise with chance 0.6, JPEG 40..95
 	lightIntact = 0.03 // nothing at all
 )
 
 // drawLight draws one of the light preset's kinds. Every stage rounds to 8 bits.
 func drawLight(rng *rand.Rand) []Stage {
-	noise := func(hi float64) Stage { return Stage{Op: OpGauss, Sigma: uniform(rng, 0, hi), Round: true} }
+	noise := func(hi float64) Stage { return Stage{Op: OpGauss, Sigma: middling(rng, 0, hi), Round: true} }
+	jpeg := func(lo, hi float64) Stage { return Stage{Op: OpJPEG, Quality: int(math.Round(middling(rng, lo, hi)))} }
 	switch choose(rng, lightNoise, lightBlur, lightScale, lightMixed, lightIntact) {
 	case 0:
-		return []Stage{noise(30), jpegStage(rng, 40, 95)}
+		return []Stage{noise(30), jpeg(30, 90)}
 	case 1:
-		return []Stage{gaussBlur(uniform(rng, 0.3, 2)), noise(10), jpegStage(rng, 60, 95)}
+		return []Stage{gaussBlur(middling(rng, 0.3, 2.1)), noise(10), jpeg(65, 95)}
 	case 2:
-		return append(drawRescale(rng), jpegStage(rng, 55, 95))
+		return append(drawRescale(rng), jpeg(55, 95))
 	case 3:
 		var stages []Stage
 		if rng.Float64() < 0.6 {
@@ -225,13 +227,18 @@ func drawLight(rng *rand.Rand) []Stage {
 	return nil
 }
 
-// drawRescale draws a way down and back up. The way up is one of the two bicubics.
+// middling draws from the triangle on lo..hi.
+func middling(rng *rand.Rand, lo, hi float64) float64 {
+	return (uniform(rng, lo, hi) + uniform(rng, lo, hi)) / 2
+}
+
+// drawRescale draws a way down and back up, most often by the antialiased bicubic of image programs.
 func drawRescale(rng *rand.Rand) []Stage {
 	scale := 0.5
-	if rng.Float64() < 0.25 {
+	if rng.Float64() < 0.2 {
 		scale = 1 / uniform(rng, 1.5, 3)
 	}
-	down := [...]string{ModeArea, ModeBicubic, ModeAntialias, ModeAntialias}[rng.IntN(4)]
-	up := [...]string{ModeBicubic, ModeAntialias}[rng.IntN(2)]
+	down := [...]string{ModeArea, ModeBicubic, ModeAntialias}[choose(rng, 0.15, 0.1, 0.75)]
+	up := [...]string{ModeBicubic, ModeAntialias}[choose(rng, 0.25, 0.75)]
 	return []Stage{{Op: OpResize, Mode: down, Scale: scale, Round: true}, {Op: OpResize, Mode: up, Scale: 1, Round: true}}
 }

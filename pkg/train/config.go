@@ -30,6 +30,7 @@ type Config struct {
 	WarmUp      int64        `json:"warm_up"`      // steps from 0 to LR, linear
 	Schedule    string       `json:"schedule"`     // cosine (to LRFloor·LR at the last step) or constant
 	LRFloor     float64      `json:"lr_floor"`     // 0..1
+	CoolDown    int64        `json:"cool_down"`    // last steps of a constant schedule, in which the rate falls linearly to LRFloor·LR
 	WeightDecay float64      `json:"weight_decay"` // AdamW
 	Beta2       float64      `json:"beta2"`
 	Clip        float64      `json:"clip"`    // largest global gradient norm, 0: none
@@ -74,8 +75,8 @@ func (c Config) Validate() error {
 		return bad("schedule", c.Schedule, "cosine or constant")
 	case !(c.LRFloor >= 0 && c.LRFloor <= 1):
 		return bad("lr_floor", c.LRFloor, "0 to 1")
-	case c.WarmUp < 0:
-		return bad("warm_up", c.WarmUp, "not negative")
+	case c.WarmUp < 0 || c.CoolDown < 0:
+		return bad("warm_up, cool_down", fmt.Sprint(c.WarmUp, ", ", c.CoolDown), "not negative")
 	case !(c.WeightDecay >= 0):
 		return bad("weight_decay", c.WeightDecay, "not negative")
 	case !(c.Beta2 >= 0 && c.Beta2 < 1):
@@ -107,7 +108,13 @@ func (c Config) learningRate(step int64) float64 {
 	if step <= c.WarmUp {
 		return c.LR * float64(step) / float64(c.WarmUp)
 	}
-	if c.Schedule == "constant" || c.Steps <= c.WarmUp {
+	if c.Schedule == "constant" {
+		if left := c.Steps - step; left < c.CoolDown {
+			return c.LR * (c.LRFloor + (1-c.LRFloor)*float64(left)/float64(c.CoolDown))
+		}
+		return c.LR
+	}
+	if c.Steps <= c.WarmUp {
 		return c.LR
 	}
 	progress := float64(step-c.WarmUp) / float64(c.Steps-c.WarmUp)
