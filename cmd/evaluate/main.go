@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/pflag"
@@ -45,6 +46,7 @@ func run(args []string, out, log io.Writer) error {
 	seed := flags.Uint64("seed", 1, "of the degradations' noise")
 	csvFile := flags.String("csv", "", "file for one line per image")
 	save := flags.String("save", "", "folder for clean, degraded and restored pictures")
+	with := flags.String("with", "", "restore with another program, called as `COMMAND` IN.png OUT.png, in place of fluxir")
 	flags.Usage = func() { fmt.Fprintf(log, "%s%s", usage, flags.FlagUsages()) }
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
@@ -58,12 +60,16 @@ func run(args []string, out, log io.Writer) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	r, err := restore.Open(o)
-	if err != nil {
-		return err
+	restorer := evaluate.Command(strings.Fields(*with))
+	if *with == "" {
+		r, err := restore.Open(o)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		restorer = func(ctx context.Context, m *data.Image) (*data.Image, error) { return r.Restore(ctx, m, nil) }
 	}
-	defer r.Close()
-	rows, err := evaluate.Run(ctx, func(ctx context.Context, m *data.Image) (*data.Image, error) { return r.Restore(ctx, m, nil) }, files,
+	rows, err := evaluate.Run(ctx, restorer, files,
 		evaluate.Options{Crop: *crop, Presets: *presets, Seed: *seed, Save: *save, Log: log})
 	if err != nil {
 		return err
