@@ -89,6 +89,17 @@ typedef struct fx_ctx_info {
 } fx_ctx_info;
 fx_status fx_ctx_get_info(fx_ctx* ctx, fx_ctx_info* info);
 
+typedef int32_t fx_probe_kind;
+enum {
+  FX_PROBE_F32 = 0,    /* GFLOP/s of f32 multiply-adds in registers (a multiply-add is two) */
+  FX_PROBE_BF16 = 1,   /* GFLOP/s of dot products of bf16 pairs in vector registers, f32 sums */
+  FX_PROBE_MATRIX = 2, /* GFLOP/s of bf16 products in matrix units (AMX, tensor cores), f32 sums */
+  FX_PROBE_TRIAD = 3   /* GB/s of a = b + s·c over arrays that no cache holds: two reads and a write */
+};
+/* Measures a peak of the device with ctx's threads and the instructions of its tier, for about `seconds` > 0 (longer the first time).
+ * UNSUPPORTED where there is no such unit. What it reaches varies with the clock, so benchmarks repeat it. */
+fx_status fx_ctx_probe(fx_ctx* ctx, fx_probe_kind kind, double seconds, double* rate);
+
 /* ---- memory ----------------------------------------------------------------------------------------------------------------- */
 
 /* bytes > 0, aligned to 64. The contents are undefined. */

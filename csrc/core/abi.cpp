@@ -61,6 +61,14 @@ fx_status fx_ctx_get_info(fx_ctx* ctx, fx_ctx_info* info) {
   return fx::fenced(ctx, "ctx_get_info", [&] { return ctx->backend->get_info(ctx, info); });
 }
 
+fx_status fx_ctx_probe(fx_ctx* ctx, fx_probe_kind kind, double seconds, double* rate) {
+  if (!ctx) return FX_STATUS_INVALID;
+  if (!rate || !(seconds > 0) || kind < FX_PROBE_F32 || kind > FX_PROBE_TRIAD)
+    return fx::fail(ctx, FX_STATUS_INVALID, "probe: kind %d, seconds %g: want a kind of fluxir.h and seconds above 0", int(kind), seconds);
+  if (!ctx->backend->probe) return fx::fail(ctx, FX_STATUS_UNSUPPORTED, "probe: %s cannot measure its peaks", ctx->backend->name);
+  return fx::fenced(ctx, "ctx_probe", [&] { return ctx->backend->probe(ctx, kind, seconds, rate); });
+}
+
 fx_status fx_buffer_create(fx_ctx* ctx, fx_buffer** buffer, int64_t bytes) {
   if (!ctx || !buffer) return FX_STATUS_INVALID;
   *buffer = nullptr;

@@ -40,6 +40,7 @@ struct fx_backend {
   void (*release)(fx_ctx* ctx, void* data, int64_t bytes);
   fx_status (*copy_to_device)(fx_ctx* ctx, void* device, const void* host, int64_t bytes);
   fx_status (*copy_to_host)(fx_ctx* ctx, void* host, const void* device, int64_t bytes);
+  fx_status (*probe)(fx_ctx* ctx, fx_probe_kind kind, double seconds, double* rate);  // NULL: no peak can be measured
   fx_ops ops;
 };
 

@@ -7,6 +7,7 @@
 
 #include "cpu.h"
 #include "onednn.h"
+#include "probe.h"
 
 namespace fx {
 namespace {
@@ -99,8 +100,12 @@ fx_status copy(fx_ctx*, void* to, const void* from, int64_t bytes) {
   return FX_STATUS_OK;
 }
 
+fx_status probe(fx_ctx* ctx, fx_probe_kind kind, double seconds, double* rate) {
+  return cpu_probe(ctx, state(ctx)->tier, kind, seconds, rate);
+}
+
 fx_backend make(Tier tier) {
-  fx_backend b{FX_ABI_VERSION, "cpu", create, destroy, sync, get_info, allocate, release, copy, copy, {}};
+  fx_backend b{FX_ABI_VERSION, "cpu", create, destroy, sync, get_info, allocate, release, copy, copy, probe, {}};
   switch (tier) {
     case Tier::generic: generic::fill_ops(&b.ops); break;
     case Tier::avx2: avx2::fill_ops(&b.ops); break;
