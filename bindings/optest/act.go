@@ -75,10 +75,17 @@ func actCases() []Case {
 	return cases
 }
 
-func actBench() []Case {
-	const L, C = 4096 + 512, 4 * 3072 // the MLP of a FLUX block, 1024x1024 pixels
-	return []Case{
-		actForward(bindings.BF16, bindings.ActGELUTanh, 1, L, C), actBackward(bindings.BF16, bindings.ActGELUTanh, 1, L, C),
-		actForward(bindings.F32, bindings.ActGELUTanh, 1, L, C), actBackward(bindings.F32, bindings.ActGELUTanh, 1, L, C),
+// actBench: the MLP's activation where it is a step of its own, in training and in single blocks.
+func actBench() []Bench {
+	var rows []Bench
+	for _, dtype := range floats {
+		for _, s := range []struct {
+			preset  string
+			B, L, C int
+		}{{"flux", 1, 1536, 12288}, {"nano", 16, 264, 768}} {
+			rows = append(rows, bench(s.preset, actForward(dtype, bindings.ActGELUTanh, s.B, s.L, s.C), sample(actForward(dtype, bindings.ActGELUTanh, 1, 2, s.C))),
+				bench(s.preset, actBackward(dtype, bindings.ActGELUTanh, s.B, s.L, s.C), sample(actBackward(dtype, bindings.ActGELUTanh, 1, 2, s.C))))
+		}
 	}
+	return rows
 }

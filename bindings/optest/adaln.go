@@ -102,10 +102,18 @@ func adalnCases() []Case {
 	return cases
 }
 
-func adalnBench() []Case {
-	const L, C = 4096 + 512, 3072 // one FLUX image of 1024x1024 pixels with its text
-	return []Case{
-		adalnForward(bindings.BF16, 0, 1, L, C), adalnBackward(bindings.BF16, 0, 1, L, C),
-		adalnForward(bindings.F32, 0, 1, L, C), adalnBackward(bindings.F32, 0, 1, L, C),
+func adalnBench() []Bench {
+	var rows []Bench
+	for _, dtype := range floats {
+		for _, s := range []struct {
+			preset  string
+			B, L, C int
+		}{{"flux", 1, 1536, 3072}, {"flux", 1, 4608, 3072}, {"nano", 16, 264, 192}} {
+			rows = append(rows,
+				bench(s.preset, adalnForward(dtype, 0, s.B, s.L, s.C), sample(adalnForward(dtype, 0, 1, 2, s.C))),
+				bench(s.preset, adalnBackward(dtype, 0, s.B, s.L, s.C), sample(adalnBackward(dtype, 0, 1, 2, s.C), "dx"),
+					sample(adalnBackward(dtype, 0, 1, s.L, 32), "dshift", "dscale")))
+		}
 	}
+	return rows
 }

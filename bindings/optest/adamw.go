@@ -127,7 +127,17 @@ func adamwCases() []Case {
 	return cases
 }
 
-func adamwBench() []Case {
-	const n = 1 << 24
-	return []Case{gradSumSquares(n), adamwStep(bindings.F32, 1, 2, 5, n), adamwStep(bindings.BF16, 1, 2, 5, n), emaStep(0.999, n)}
+// adamwBench: a 3072 x 3072 matrix of FLUX, and as many parameters as the embedded model has.
+func adamwBench() []Bench {
+	var rows []Bench
+	for _, s := range []struct {
+		preset string
+		n      int
+	}{{"flux", 3072 * 3072}, {"nano", 8 << 20}} {
+		for _, dtype := range floats {
+			rows = append(rows, bench(s.preset, adamwStep(dtype, 1, 2, 5, s.n), sample(adamwStep(dtype, 1, 2, 5, 4096))))
+		}
+		rows = append(rows, bench(s.preset, gradSumSquares(s.n)), bench(s.preset, emaStep(0.999, s.n), sample(emaStep(0.999, 4096))))
+	}
+	return rows
 }

@@ -152,17 +152,29 @@ func attentionCases() []Case {
 		attentionForward(bindings.F32, shapes[3]).Without("lse"))
 }
 
-func attentionBench() []Case {
-	shapes := []attentionShape{
-		{B: 16, Lq: 264, Lk: 264, H: 6, D: 32},    // a training step of the small model
-		{B: 4, Lq: 1000, Lk: 1000, H: 6, D: 32},   // restoring with it
-		{B: 1, Lq: 1536, Lk: 1536, H: 24, D: 128}, // FLUX, 512 x 512 pixels and text
-	}
-	var cases []Case
-	for _, s := range shapes {
-		for _, dtype := range floats {
-			cases = append(cases, attentionForward(dtype, s), attentionBackward(dtype, s))
+// attentionBench: FLUX at 256, 512 and 1024 pixels squared, each with 512 tokens of text; a training step and a batch of tiles of the embedded model; the
+// autoencoder at 512 pixels.
+func attentionBench() []Bench {
+	var rows []Bench
+	for _, dtype := range floats {
+		add := func(preset string, backward bool, s attentionShape) {
+			queries, keys := s, s
+			queries.B, queries.Lq, queries.H = 1, min(s.Lq, 4), min(s.H, 2-s.H%2)
+			keys.B, keys.Lk, keys.H = 1, min(s.Lk, 4), queries.H
+			if !backward {
+				rows = append(rows, bench(preset, attentionForward(dtype, s), sample(attentionForward(dtype, queries))))
+				return
+			}
+			rows = append(rows, bench(preset, attentionBackward(dtype, s), sample(attentionBackward(dtype, queries), "dq"), sample(attentionBackward(dtype, keys), "dk", "dv")))
 		}
+		for _, L := range []int{768, 1536, 4608} {
+			add("flux", false, attentionShape{B: 1, Lq: L, Lk: L, H: 24, D: 128})
+		}
+		add("flux", true, attentionShape{B: 1, Lq: 1536, Lk: 1536, H: 24, D: 128})
+		add("nano", false, attentionShape{B: 16, Lq: 264, Lk: 264, H: 3, D: 64})
+		add("nano", true, attentionShape{B: 16, Lq: 264, Lk: 264, H: 3, D: 64})
+		add("nano", false, attentionShape{B: 4, Lq: 584, Lk: 584, H: 3, D: 64})
+		add("vae", false, attentionShape{B: 1, Lq: 4096, Lk: 4096, H: 1, D: 512})
 	}
-	return append(cases, attentionForward(bindings.F32, attentionShape{B: 1, Lq: 4096, Lk: 4096, H: 1, D: 512})) // the VAE, 512 x 512
+	return rows
 }

@@ -62,15 +62,10 @@ func NewCall(d *bindings.Device, c *Case, in Values, variant Variant) (*Call, er
 		if a.Name == variant.out {
 			continue
 		}
-		s := newSlot(a, in[a.Name], variant.padded)
-		var err error
-		if s.buffer, err = d.NewBuffer(int64(len(s.initial))); err != nil {
+		if err := call.add(newSlot(a, in[a.Name], variant.padded)); err != nil {
 			call.Free()
 			return nil, err
 		}
-		s.tensor.Data = unsafe.Add(s.buffer.Data(), s.base)
-		call.slots[a.Name] = s
-		call.tensors[a.Name] = s.tensor
 	}
 	if variant.out != "" {
 		s := call.slots[variant.in]
@@ -79,6 +74,17 @@ func NewCall(d *bindings.Device, c *Case, in Values, variant Variant) (*Call, er
 		call.tensors[variant.out] = s.tensor
 	}
 	return call, call.Reset()
+}
+
+// add allocates a slot's memory.
+func (call *Call) add(s *slot) (err error) {
+	if s.buffer, err = call.d.NewBuffer(int64(len(s.initial))); err != nil {
+		return err
+	}
+	s.tensor.Data = unsafe.Add(s.buffer.Data(), s.base)
+	call.slots[s.arg.Name] = s
+	call.tensors[s.arg.Name] = s.tensor
+	return nil
 }
 
 // newSlot lays out one tensor and fills its initial bytes.
@@ -106,12 +112,7 @@ func newSlot(a *Arg, x []float64, padded bool) *slot {
 	}
 	if x != nil {
 		for i, at := range s.elements() {
-			u := encode(x[i], a.DType)
-			if size == 4 {
-				binary.LittleEndian.PutUint32(s.initial[at:], u)
-			} else {
-				binary.LittleEndian.PutUint16(s.initial[at:], uint16(u))
-			}
+			put(s.initial[at:], encode(x[i], a.DType), size)
 		}
 	}
 	return s
@@ -166,11 +167,7 @@ func (call *Call) Outputs() (Values, error) {
 		if s.written {
 			x, size := make([]float64, s.arg.Len()), s.arg.DType.Size()
 			for i, at := range s.elements() {
-				if size == 4 {
-					x[i] = decode(binary.LittleEndian.Uint32(now[at:]), s.arg.DType)
-				} else {
-					x[i] = decode(uint32(binary.LittleEndian.Uint16(now[at:])), s.arg.DType)
-				}
+				x[i] = decode(get(now[at:], size), s.arg.DType)
 			}
 			for _, at := range s.elements() {
 				copy(now[at:at+size], s.initial[at:])

@@ -2,7 +2,9 @@ package optest
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 
 	"github.com/fluxir/fluxir/bindings"
 )
@@ -27,8 +29,11 @@ func ceiling(dtype bindings.DType) float64 {
 }
 
 // NewReference evaluates the formula of a case: R once, N in every summation order. It fails when N itself is above the ceiling.
-func NewReference(c *Case) (*Reference, error) {
-	ref := &Reference{c: c, in: c.inputs(true), bounds: map[string]bound{}}
+func NewReference(c *Case) (*Reference, error) { return newReference(c, c.inputs(true)) }
+
+// newReference is NewReference for given inputs.
+func newReference(c *Case, in Values) (*Reference, error) {
+	ref := &Reference{c: c, in: in, bounds: map[string]bound{}}
 	if c.Empty() {
 		return ref, nil
 	}
@@ -72,6 +77,13 @@ func (ref *Reference) accumulate(out Values, naive bool) {
 		if naive {
 			roundAll(x, a)
 		}
+	}
+}
+
+// only leaves the named outputs to be checked; none means all.
+func (ref *Reference) only(outputs []string) {
+	if len(outputs) > 0 {
+		maps.DeleteFunc(ref.want, func(name string, _ []float64) bool { return !slices.Contains(outputs, name) })
 	}
 }
 

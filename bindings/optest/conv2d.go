@@ -147,14 +147,22 @@ func conv2DCases() []Case {
 	return cases
 }
 
-// conv2DBench: the FLUX decoder's stages at 512x512, and an embedded one.
-func conv2DBench() []Case {
-	var cases []Case
-	same := pads(1, 1, 1, 1, 1)
+// conv2DBench: the stages of FLUX's decoder at 512x512, and a training step on one of them. A sample of dx is a convolution of its own: padded by
+// two, it sees every output that an input pixel reaches.
+func conv2DBench() []Bench {
+	var rows []Bench
+	same, none, wide := pads(1, 1, 1, 1, 1), pads(1, 0, 0, 0, 0), pads(1, 2, 2, 2, 2)
 	for _, dtype := range floats {
-		cases = append(cases,
-			conv2DForward(dtype, convShape{1, 64, 64, 512, 512, 3, 3, same}), conv2DForward(dtype, convShape{1, 512, 512, 128, 128, 3, 3, same}),
-			conv2DForward(dtype, convShape{1, 512, 512, 128, 3, 3, 3, same}), conv2DBackward(dtype, convShape{16, 32, 32, 64, 64, 3, 3, same}))
+		for _, s := range []struct{ side, I, O int }{{64, 16, 512}, {64, 512, 512}, {128, 512, 512}, {256, 256, 256}, {512, 128, 128}, {512, 128, 3}} {
+			part := convShape{1, 4, 4, s.I, min(s.O, 8-s.O%2), 3, 3, none}
+			if s.O == 3 {
+				part.O = 3
+			}
+			rows = append(rows, bench("vae", conv2DForward(dtype, convShape{1, s.side, s.side, s.I, s.O, 3, 3, same}), sample(conv2DForward(dtype, part))))
+		}
+		rows = append(rows, bench("vae", conv2DBackward(dtype, convShape{1, 128, 128, 128, 128, 3, 3, same}),
+			sample(conv2DBackward(dtype, convShape{1, 2, 2, 16, 128, 3, 3, wide}).Without("dw", "db"), "dx"),
+			sample(conv2DBackward(dtype, convShape{1, 128, 128, 2, 4, 3, 3, same}).Without("dx"))))
 	}
-	return cases
+	return rows
 }

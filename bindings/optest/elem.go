@@ -128,11 +128,13 @@ func elemCases() []Case {
 	return cases
 }
 
-func elemBench() []Case {
-	const L, C = 4096 + 512, 3072
-	return []Case{
-		add(bindings.BF16, 1, L, C), add(bindings.F32, 1, L, C),
-		axpbyForward(bindings.F32, bindings.F32, bindings.F32, 4, L, C), axpbyForward(bindings.F32, bindings.F32, bindings.BF16, 4, L, C),
-		axpbyBackward(bindings.BF16, bindings.BF16, 4, L, C),
+func elemBench() []Bench {
+	var rows []Bench
+	for _, dtype := range floats {
+		rows = append(rows, bench("flux", add(dtype, 1, 1536, 3072), sample(add(dtype, 1, 2, 3072))), bench("vae", add(dtype, 1, 128, 128, 512), sample(add(dtype, 1, 2, 2, 512))))
 	}
+	return append(rows,
+		bench("flux", axpbyForward(bindings.F32, bindings.F32, bindings.F32, 1, 4096, 64)),
+		bench("nano", axpbyForward(bindings.F32, bindings.F32, bindings.F32, 16, 32, 32, 12)),
+		bench("nano", axpbyBackward(bindings.F32, bindings.F32, 16, 32, 32, 12)))
 }

@@ -70,10 +70,19 @@ func gateCases() []Case {
 	return append(cases, gateForward(bindings.BF16, bindings.F32, 2, 33, 48), mixed, mixed.Without("dr"), mixed.Without("dgate", "r"))
 }
 
-func gateBench() []Case {
-	const L, C = 4096 + 512, 3072 // one FLUX image of 1024x1024 pixels with its text
-	return []Case{
-		gateForward(bindings.BF16, bindings.BF16, 1, L, C), gateBackward(bindings.BF16, bindings.BF16, 1, L, C),
-		gateForward(bindings.F32, bindings.F32, 1, L, C), gateBackward(bindings.F32, bindings.F32, 1, L, C),
+// gateBench: residuals of FLUX and of the embedded model, and the adapter's broadcast, whose gate is F32.
+func gateBench() []Bench {
+	var rows []Bench
+	add := func(preset string, dtype, gate bindings.DType, B, L, C int) {
+		rows = append(rows, bench(preset, gateForward(dtype, gate, B, L, C), sample(gateForward(dtype, gate, 1, 2, C))),
+			bench(preset, gateBackward(dtype, gate, B, L, C), sample(gateBackward(dtype, gate, 1, L, 32))))
 	}
+	for _, dtype := range floats {
+		add("flux", dtype, dtype, 1, 1536, 3072)
+		add("flux", dtype, dtype, 1, 4608, 3072)
+		add("nano", dtype, dtype, 16, 264, 192)
+	}
+	add("flux", bindings.BF16, bindings.F32, 1, 1536, 3072)
+	add("nano", bindings.BF16, bindings.F32, 16, 264, 192)
+	return rows
 }

@@ -152,10 +152,9 @@ func gaussianCases() []Case {
 	return cases
 }
 
-func gaussianBench() []Case {
-	return []Case{
-		gaussianForward(bindings.F32, bindings.F32, bindings.F32, false, 4, 128, 128, 16),
-		gaussianBackward(bindings.F32, bindings.F32, bindings.F32, false, 4, 128, 128, 16),
-		gaussianKLForward(bindings.F32, false, 4, 128, 128, 16),
+func gaussianBench() []Bench {
+	return []Bench{
+		bench("vae", gaussianForward(bindings.F32, bindings.F32, bindings.F32, false, 1, 128, 128, 16)),
+		bench("vae", gaussianBackward(bindings.F32, bindings.F32, bindings.F32, false, 1, 128, 128, 16)),
 	}
 }

@@ -126,12 +126,14 @@ func groupNormCases() []Case {
 	return append(cases, groupNormForward(bindings.F32, false, 4, 8, 1, 24, 25, 16), groupNormBackward(bindings.F32, false, 4, 8, 1, 24, 25, 16))
 }
 
-// groupNormBench: the FLUX decoder's largest, and a middle one.
-func groupNormBench() []Case {
-	var cases []Case
+// groupNormBench: the decoder's, with SiLU; two of the 32 groups are checked.
+func groupNormBench() []Bench {
+	var rows []Bench
 	for _, dtype := range floats {
-		cases = append(cases, groupNormForward(dtype, true, 32, 0, 1, 256, 256, 128), groupNormForward(dtype, true, 32, 0, 1, 64, 64, 512),
-			groupNormBackward(dtype, true, 32, 0, 1, 256, 256, 128))
+		for _, s := range [][2]int{{64, 512}, {128, 512}, {256, 128}, {256, 256}} {
+			rows = append(rows, bench("vae", groupNormForward(dtype, true, 32, 0, 1, s[0], s[0], s[1]), sample(groupNormForward(dtype, true, 2, 0, 1, s[0], s[0], s[1]/16))))
+		}
+		rows = append(rows, bench("vae", groupNormBackward(dtype, true, 32, 0, 1, 128, 128, 128), sample(groupNormBackward(dtype, true, 2, 0, 1, 128, 128, 8))))
 	}
-	return cases
+	return rows
 }

@@ -145,11 +145,12 @@ func layoutCases() []Case {
 	return cases
 }
 
-func layoutBench() []Case {
-	return []Case{
-		pack(bindings.F32, 4, 128, 128, 16), unpack(bindings.F32, 4, 128, 128, 16),
-		layout(bindings.BF16, bindings.F32, "", nil, nil, 4096, 4096), layout(bindings.F32, bindings.F16, "", nil, nil, 4096, 4096),
-		channelsLast(bindings.F32, bindings.F32, 1, 1024, 1024, 3), channelsLast(bindings.F32, bindings.F32, 1, 128, 128, 512),
-		fill(bindings.F32, 1<<24), sumBatch(Acc("dx", 512, 4096), bindings.BF16, 4),
+// layoutBench: casts and the joining of streams in FLUX, latents to tokens, images between the layouts, gradients of repeated weights.
+func layoutBench() []Bench {
+	return []Bench{
+		bench("flux", layout(bindings.BF16, bindings.F32, "", nil, nil, 1536, 3072)), bench("flux", layout(bindings.F32, bindings.BF16, "", nil, nil, 1536, 3072)),
+		bench("flux", layout(bindings.BF16, bindings.BF16, "", nil, nil, 1536, 3072)), bench("flux", fill(bindings.F32, 1<<22)),
+		bench("nano", pack(bindings.F32, 16, 32, 32, 12)), bench("nano", unpack(bindings.F32, 16, 32, 32, 12)), bench("nano", sumBatch(Acc("dx", 8, 64), bindings.F32, 16)),
+		bench("vae", pack(bindings.F32, 1, 64, 64, 16)), bench("vae", channelsLast(bindings.F32, bindings.F32, 1, 512, 512, 3)),
 	}
 }

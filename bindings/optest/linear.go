@@ -119,14 +119,31 @@ func linearCases() []Case {
 	return cases
 }
 
-// linearBench: the embedded model's layers, FLUX's widest one, and a modulation of one row.
-func linearBench() []Case {
-	var cases []Case
+// linearBench: every layer of a FLUX block at 512x512 pixels and text, the widest at 1024x1024, a modulation of one row; the embedded model's.
+func linearBench() []Bench {
+	var rows []Bench
 	for _, dtype := range floats {
-		for _, s := range [][3]int{{4096, 192, 1344}, {4096, 960, 192}} {
-			cases = append(cases, linearForward(dtype, bindings.ActNone, []int{s[0]}, s[1], s[2]), linearBackward(dtype, []int{s[0]}, s[1], s[2]))
+		forward := func(preset string, act bindings.Act, M, I, O int) Bench {
+			return bench(preset, linearForward(dtype, act, []int{M}, I, O), sample(linearForward(dtype, act, []int{min(M, 8)}, I, 40)))
 		}
-		cases = append(cases, linearForward(dtype, bindings.ActGELUTanh, []int{1536}, 3072, 12288), linearForward(dtype, bindings.ActNone, []int{1}, 3072, 18432))
+		backward := func(preset string, M, I, O int, without ...string) Bench {
+			dx := linearBackward(dtype, []int{8}, 40, O).Without("dw", "db", "x")
+			dw := linearBackward(dtype, []int{M}, 10, 12).Without("dx", "w")
+			full, samples := linearBackward(dtype, []int{M}, I, O), []Sample{sample(dx), sample(dw)}
+			if without != nil {
+				full, samples = full.Without(without...), samples[:1]
+			}
+			return bench(preset, full, samples...)
+		}
+		for _, s := range [][2]int{{3072, 3072}, {3072, 9216}, {12288, 3072}, {3072, 21504}, {15360, 3072}} {
+			rows = append(rows, forward("flux", bindings.ActNone, 1536, s[0], s[1]))
+		}
+		rows = append(rows,
+			forward("flux", bindings.ActGELUTanh, 1536, 3072, 12288), forward("flux", bindings.ActNone, 1, 3072, 18432),
+			forward("flux", bindings.ActNone, 4608, 3072, 9216), forward("flux", bindings.ActGELUTanh, 4608, 3072, 12288),
+			backward("flux", 1536, 3072, 12288), backward("flux", 1536, 3072, 12288, "dw", "db", "x"),
+			forward("nano", bindings.ActNone, 4224, 192, 1344), forward("nano", bindings.ActNone, 4224, 960, 192),
+			backward("nano", 4224, 192, 1344), backward("nano", 4224, 960, 192))
 	}
-	return cases
+	return rows
 }

@@ -146,10 +146,11 @@ func lossCases() []Case {
 	return cases
 }
 
-func lossBench() []Case {
-	return []Case{
-		flowLossForward(bindings.BF16, 4, 4096, 64), flowLossBackward(bindings.BF16, 4, 4096, 64),
-		pixelLossForward(bindings.F32, bindings.DistanceCharbonnier, 4, 512, 512, 3),
-		pixelLossBackward(bindings.F32, bindings.DistanceCharbonnier, 4, 512, 512, 3),
+// lossBench: a forward sum of more terms than those here has no naive program near enough to check against.
+func lossBench() []Bench {
+	return []Bench{
+		bench("flux", flowLossBackward(bindings.BF16, 1, 4096, 64)), bench("nano", flowLossBackward(bindings.F32, 16, 256, 48)),
+		bench("nano", pixelLossForward(bindings.F32, bindings.DistanceL1, 16, 64, 64, 3)), bench("nano", pixelLossBackward(bindings.F32, bindings.DistanceL1, 16, 64, 64, 3)),
+		bench("vae", pixelLossBackward(bindings.F32, bindings.DistanceCharbonnier, 1, 512, 512, 3)),
 	}
 }

@@ -4,8 +4,8 @@
 // # How to add an op
 //
 // Write <op>.go beside gate.go, which is the example to copy, with one function per C function that makes a Case from dtype and shape, and
-// two lists: <op>Cases, small and awkward shapes for the tests, and <op>Bench, the shapes that matter for speed. Add the op's line to Ops in
-// ops.go. A Case holds:
+// two lists: <op>Cases, small and awkward shapes for the tests, and <op>Bench, the shapes that matter for speed with the samples that are checked
+// (bench.go). Add the op's line to Ops in ops.go. A Case holds:
 //
 //   - Op, the C function without fx_; DType, the tested dtype. Its name is made of dtype and shapes; Note adds what else tells it apart.
 //   - Args, every tensor of the call: In("x", dtype, B, L, C), Out (overwritten), Acc (+=) or InOut (read and overwritten). An
@@ -44,8 +44,8 @@ var floats = []bindings.DType{bindings.F32, bindings.BF16}
 // Op is one row of the registry: the functions of one csrc/<name>.cpp.
 type Op struct {
 	Name  string
-	Cases func() []Case // for the tests
-	Bench func() []Case // for the benchmark, nil if speed does not matter
+	Cases func() []Case  // for the tests
+	Bench func() []Bench // for cmd/kbench
 }
 
 // Values are the arguments of a formula by name, row-major without gaps; a tensor that the case does not list is nil.

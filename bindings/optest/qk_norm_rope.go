@@ -176,12 +176,21 @@ func qkNormRopeCases() []Case {
 	return append(cases, qkNormRopeForward(bindings.F32, s).Without("rstd"), qkNormRopeBackward(bindings.F32, s).Without("dweight"))
 }
 
-func qkNormRopeBench() []Case {
-	var cases []Case
-	for _, s := range []qkNormRope{{16, 264, 6, 32, true, true}, {1, 1536, 24, 128, true, true}} {
-		for _, dtype := range floats {
-			cases = append(cases, qkNormRopeForward(dtype, s), qkNormRopeBackward(dtype, s))
+func qkNormRopeBench() []Bench {
+	var rows []Bench
+	for _, dtype := range floats {
+		for _, s := range []struct {
+			preset string
+			qkNormRope
+		}{{"flux", qkNormRope{1, 1536, 24, 128, true, true}}, {"flux", qkNormRope{1, 4608, 24, 128, true, true}}, {"nano", qkNormRope{16, 264, 3, 64, true, true}}} {
+			few := qkNormRope{1, 4, 2 - s.H%2, s.D, true, true}
+			rows = append(rows, bench(s.preset, qkNormRopeForward(dtype, s.qkNormRope), sample(qkNormRopeForward(dtype, few))))
+			backward := bench(s.preset, qkNormRopeBackward(dtype, s.qkNormRope))
+			if s.preset == "flux" { // dweight sums over everything: checked where that is not too long
+				backward.Samples = []Sample{sample(qkNormRopeBackward(dtype, few), "dx")}
+			}
+			rows = append(rows, backward)
 		}
 	}
-	return cases
+	return rows
 }

@@ -133,11 +133,17 @@ func seCases() []Case {
 	return cases
 }
 
-func seBench() []Case {
-	const L, C, R = 4096, 3072, 96
-	return []Case{
-		seSqueezeForward(bindings.BF16, 1, L, C), seSqueezeBackward(bindings.BF16, 1, L, C),
-		seExciteForward(bindings.BF16, 1, C, R), seExciteBackward(bindings.BF16, 1, C, R),
-		seSqueezeForward(bindings.F32, 1, L, C), seExciteBackward(bindings.F32, 1, C, R),
+func seBench() []Bench {
+	var rows []Bench
+	for _, dtype := range floats {
+		for _, s := range []struct {
+			preset     string
+			B, L, C, R int
+		}{{"flux", 1, 1536, 3072, 96}, {"nano", 16, 256, 192, 24}} {
+			rows = append(rows, bench(s.preset, seSqueezeForward(dtype, s.B, s.L, s.C), sample(seSqueezeForward(dtype, 1, s.L, 32))),
+				bench(s.preset, seSqueezeBackward(dtype, s.B, s.L, s.C)),
+				bench(s.preset, seExciteForward(dtype, s.B, s.C, s.R)), bench(s.preset, seExciteBackward(dtype, s.B, s.C, s.R)))
+		}
 	}
+	return rows
 }

@@ -48,6 +48,9 @@ func upsampleCases() []Case {
 	return cases
 }
 
-func upsampleBench() []Case {
-	return []Case{upsampleForward(bindings.BF16, 1, 128, 128, 512), upsampleBackward(bindings.BF16, 1, 128, 128, 512)}
+func upsampleBench() []Bench {
+	return []Bench{
+		bench("vae", upsampleForward(bindings.BF16, 1, 128, 128, 512), sample(upsampleForward(bindings.BF16, 1, 8, 8, 512))),
+		bench("vae", upsampleBackward(bindings.BF16, 1, 128, 128, 512), sample(upsampleBackward(bindings.BF16, 1, 8, 8, 512))),
+	}
 }
