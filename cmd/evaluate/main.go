@@ -40,6 +40,7 @@ func run(args []string, out, log io.Writer) error {
 	flags.IntVar(&o.Threads, "threads", 0, "CPU threads, 0 = all cores")
 	flags.IntVar(&o.Steps, "steps", 0, "Euler steps, 0 = the model's default")
 	flags.IntVar(&o.Tile, "tile", 0, "tile side in pixels, 0 = the model's default")
+	flags.IntVar(&o.Ensemble, "ensemble", 0, "views restored and averaged, 0 = the model's default")
 	flags.StringVar((*string)(&o.ColorFix), "color-fix", "", "none, wavelet or adain; empty = the model's default")
 	crop := flags.Int("crop", 0, "side of the centre crop in pixels, 0 = whole pictures")
 	presets := flags.StringSlice("presets", data.EvalPresets, "degradations")

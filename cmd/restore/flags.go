@@ -61,6 +61,7 @@ func parse(args []string, out io.Writer) (*command, error) {
 	flags.StringVar(&c.options.Device, "device", "auto", "cpu, cuda, cuda:N, or auto: cuda where there is one")
 	flags.StringVar(&c.options.DType, "dtype", "auto", "arithmetic of the transformer: f32, bf16 or auto (f32)")
 	flags.IntVar(&c.options.Tile, "tile", 0, "side of the tiles in pixels, 32 to 4096 (default 96 for the embedded model, 1024 for FLUX.1)")
+	flags.IntVar(&c.options.Ensemble, "ensemble", 0, "views restored and averaged, 1 to 8: as it is, transposed, turned, ...; better, in as many times the time")
 	memory := flags.Int64("memory", 128, "MiB of activations that a batch of tiles may use, about")
 	megapixels := flags.Float64("max-megapixels", float64(data.DefaultMaxPixels)/1e6, "largest image read or made, megapixels")
 	fix := flags.String("color-fix", "", "give the result the input's colours: none, wavelet or adain (default none for the embedded model, else wavelet)")

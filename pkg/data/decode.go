@@ -147,7 +147,7 @@ func (d Decoder) decode(format Format, b []byte) (*Image, error) {
 		meta.ICC = nil // a CMYK or Lab profile does not describe the RGB values that we hold
 	}
 	m.Meta = meta
-	return m.orient(orientation), nil
+	return m.Orient(orientation), nil
 }
 
 // checkSize compares what a header promises with the limit.
@@ -218,8 +218,9 @@ func sourceKind(src image.Image, format Format, b []byte) (depth int, gray bool)
 	return depth, gray
 }
 
-// orient undoes an EXIF orientation (1..8; anything else counts as 1).
-func (m *Image) orient(o int) *Image {
+// Orient undoes an EXIF orientation (1..8; anything else counts as 1): 3 turns by half, 5 transposes, 7 does both. Those three undo themselves, 6 and 8
+// undo each other.
+func (m *Image) Orient(o int) *Image {
 	switch o {
 	case 2:
 		return m.FlipH()

@@ -12,7 +12,7 @@ import (
 type AdapterConfig struct {
 	TextTokens int     `json:"text_tokens"`  // T, rows of theta_p
 	SEReduce   int     `json:"se_reduction"` // r: hidden width max(1, C/r)
-	BaseText   string  `json:"base_text"`    // what the base reads as its text: learned, empty or prompt
+	BaseText   string  `json:"base_text"`    // what the base reads as its text: learned or prompt
 	Guidance   float64 `json:"guidance"`     // g, FLUX's guidance input
 	Lambda     float64 `json:"lambda"`       // default strength of the broadcast
 }

@@ -22,16 +22,17 @@ type job struct {
 	progress    Progress
 	done, total int
 
-	channels int // of a latent pixel
-	factor   int // pixels to a latent pixel
+	stream   uint64 // of the noise: the view's number
+	channels int    // of a latent pixel
+	factor   int    // pixels to a latent pixel
 	tokens   *data.TilePlan
 	vaeTiles *data.TilePlan
 	batch    int // transformer tiles that run at once
 }
 
 // Restore returns the restored image, Options.Scale times the size of img, sharing img's alpha and metadata. progress may be nil.
-// ctx is checked before every batch of tiles. Host memory: img, its latent, and one plane more (two with several steps), all f32;
-// nothing else grows with the image.
+// ctx is checked before every batch of tiles. Host memory: img, its latent, and one plane more (two with several steps, two more with an ensemble),
+// all f32; nothing else grows with the image.
 func (r *Restorer) Restore(ctx context.Context, img *data.Image, progress Progress) (*data.Image, error) {
 	if img.W > r.options.maxPixels()/r.settings.scale/r.settings.scale/img.H {
 		return nil, errorf(data.ErrTooLarge, "a result of %dx%d pixels exceeds the limit of %.4g megapixels",
@@ -40,36 +41,81 @@ func (r *Restorer) Restore(ctx context.Context, img *data.Image, progress Progre
 	if scale := r.settings.scale; scale > 1 {
 		img = data.Resize(img, img.W*scale, img.H*scale, data.Bicubic)
 	}
+	out := &data.Image{W: img.W, H: img.H, Alpha: img.Alpha, Meta: img.Meta}
+	var err error
+	if out.Pix, err = r.views(ctx, img, progress); err != nil {
+		return nil, deviceKind(err)
+	}
+	if r.settings.colorFix == data.ColorFixNone {
+		return out, nil
+	}
+	return data.ColorFix(r.settings.colorFix, out, img)
+}
+
+// viewUnit is what the sides are padded to before an image is turned, so that the blocks of a JPEG file, 16 pixels with its colours, keep their places.
+const viewUnit = 16
+
+// views restores the image as it is and, with an ensemble, also turned and mirrored, and returns the mean of the pixels [h,w,3].
+func (r *Restorer) views(ctx context.Context, img *data.Image, progress Progress) ([]float32, error) {
+	orientations := []int{1, 5, 3, 7, 2, 4, 6, 8}[:r.settings.ensemble] // of EXIF
+	if len(orientations) == 1 {
+		return r.view(ctx, img, 0, progress)
+	}
+	padded := data.PadReflect(&data.Image{W: img.W, H: img.H, Pix: img.Pix}, viewUnit)
+	sum := make([]float32, len(padded.Pix))
+	for i, orientation := range orientations {
+		turned := padded.Orient(orientation)
+		pix, err := r.view(ctx, turned, uint64(i), func(done, total int) {
+			if progress != nil {
+				progress(i*total+done, len(orientations)*total)
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+		turned.Pix = pix
+		for k, v := range turned.Orient(undo(orientation)).Pix {
+			sum[k] += v / float32(len(orientations))
+		}
+	}
+	padded.Pix = sum
+	return padded.Crop(0, 0, img.W, img.H).Pix, nil
+}
+
+// undo is the orientation that undoes another.
+func undo(orientation int) int {
+	switch orientation {
+	case 6:
+		return 8
+	case 8:
+		return 6
+	}
+	return orientation
+}
+
+// view restores one view of an image: pixels [h,w,3], which may leave 0..1.
+func (r *Restorer) view(ctx context.Context, img *data.Image, number uint64, progress Progress) ([]float32, error) {
 	j, err := r.plan(ctx, img.W, img.H, progress)
 	if err != nil {
 		return nil, err
 	}
+	j.stream = number
 	defer r.device.Do(func() error { r.tape.Free(); return nil })
 	zLQ, err := j.encode(img)
 	if err != nil {
-		return nil, deviceKind(err)
-	}
-	out := &data.Image{W: img.W, H: img.H, Alpha: img.Alpha, Meta: img.Meta}
-	if j.colorFix == data.ColorFixNone {
-		img = nil
+		return nil, err
 	}
 	// Each stage drops a plane of the image's size before the next one allocates its own; collecting it now keeps the peak at
 	// what is in use.
+	w, h := img.W, img.H
+	img = nil
 	runtime.GC()
 	z0, err := j.sample(zLQ)
 	if err != nil {
-		return nil, deviceKind(err)
+		return nil, err
 	}
 	runtime.GC()
-	if out.Pix, err = j.decode(z0, out.W, out.H); err != nil {
-		return nil, deviceKind(err)
-	}
-	if j.colorFix != data.ColorFixNone {
-		if out, err = data.ColorFix(j.colorFix, out, img); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
+	return j.decode(z0, w, h)
 }
 
 // plan lays out the tiles of a w by h image.
@@ -181,12 +227,12 @@ func (j *job) sample(zLQ []float32) ([]float32, error) {
 	return whole, nil
 }
 
-// noise fills a tile of the latent with z_1. The stream is 0 for every image, so that a file's result does not depend on the
+// noise fills a tile of the latent with z_1. The stream is the same for every image, so that a file's result does not depend on the
 // files restored before it.
 func (j *job) noise(tile []float32, plan *data.TilePlan, i int) {
 	at, row := plan.Tiles[i], plan.TileW*j.channels
 	for y := range plan.TileH {
-		model.Noise(tile[y*row:(y+1)*row], j.seed, 0, uint64(((at.Y+y)*plan.W+at.X)*j.channels))
+		model.Noise(tile[y*row:(y+1)*row], j.seed, j.stream, uint64(((at.Y+y)*plan.W+at.X)*j.channels))
 	}
 }
 

@@ -22,6 +22,7 @@ type Options struct {
 	Seed      uint64            // of the noise: same seed, same picture, on every device and whatever the tiles
 	Start     float64           // time to start from, (0, 1]: 1 is noise, less keeps nearer to the input; 0 = 1
 	Strength  *float64          // of the adapter, 0 to 4: 0 is the plain base; nil = the adapter's own, 1
+	Ensemble  int               // views restored and averaged, 1 to 8: as it is, transposed, turned, ...; costs as many times the work; 0 = the family's default
 	Tile      int               // side of the transformer's tiles in pixels, 32 to 4096; 0 = 96 for the embedded family, 1024 for FLUX.1
 	ColorFix  data.ColorFixKind // "" = none for the embedded family, wavelet for FLUX.1
 	MaxPixels int               // largest image read or made; 0 = data.DefaultMaxPixels
@@ -50,6 +51,8 @@ func (o Options) Validate() error {
 		return bad("start", o.Start, "a time above 0, at most 1")
 	case o.Strength != nil && !(*o.Strength >= 0 && *o.Strength <= maxStrength):
 		return bad("strength", *o.Strength, "0 to 4")
+	case o.Ensemble < 0 || o.Ensemble > 8:
+		return bad("ensemble", o.Ensemble, "1 to 8")
 	case o.Tile != 0 && (o.Tile < 32 || o.Tile > 4096):
 		return bad("tile", o.Tile, "32 to 4096 pixels")
 	case o.Threads < 0 || o.Threads > 4096:
@@ -88,6 +91,7 @@ func (o Options) maxPixels() int {
 type settings struct {
 	model.SampleOptions
 	scale         int
+	ensemble      int
 	seed          uint64
 	tile, overlap int // tokens
 	colorFix      data.ColorFixKind
@@ -99,7 +103,7 @@ func (o Options) settle(b *model.Bundle) settings {
 	c, a := b.Net.Base.Config, b.Net.Adapter.Config
 	s := settings{
 		SampleOptions: model.SampleOptions{Steps: o.Steps, Start: o.Start, Shift: true, Lambda: float32(a.Lambda), Guidance: float32(a.Guidance)},
-		scale:         max(o.Scale, 1), seed: o.Seed, colorFix: o.ColorFix, memory: o.Memory,
+		scale:         max(o.Scale, 1), ensemble: max(o.Ensemble, 1), seed: o.Seed, colorFix: o.ColorFix, memory: o.Memory,
 	}
 	steps, tile, overlap, fix := 20, 1024, 128, data.ColorFixWavelet
 	switch {

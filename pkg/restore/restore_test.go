@@ -226,10 +226,25 @@ func TestCancelled(t *testing.T) {
 	}
 }
 
+// The views of an ensemble are turned back: a model that returns its input returns it, whatever the size.
+func TestEnsemble(t *testing.T) {
+	img := gradient(37, 51)
+	for _, views := range []int{1, 2, 3, 8} {
+		out := restored(t, Options{Model: identityModel, Ensemble: views, Tile: 32}, img)
+		if d := largest(t, out, img); d > 1e-5 {
+			t.Errorf("%d views: off by %g", views, d)
+		}
+	}
+	one, three := restored(t, Options{Model: randomModel, Ensemble: 1}, img), restored(t, Options{Model: randomModel, Ensemble: 3}, img)
+	if largest(t, one, three) == 0 {
+		t.Error("three views give what one gives")
+	}
+}
+
 // Progress counts up to its total.
 func TestProgress(t *testing.T) {
 	last, whole := 0, 0
-	_, err := open(t, Options{Model: identityModel, Steps: 3}).Restore(context.Background(), gradient(300, 200), func(done, total int) {
+	_, err := open(t, Options{Model: identityModel, Steps: 3, Ensemble: 2}).Restore(context.Background(), gradient(300, 200), func(done, total int) {
 		if done <= last || (whole != 0 && total != whole) {
 			t.Errorf("%d of %d after %d of %d", done, total, last, whole)
 		}
