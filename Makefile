@@ -5,7 +5,11 @@ BUILD ?= build/release
 JOBS ?= $(shell nproc)
 export CGO_ENABLED := 1
 
-.PHONY: help deps build core test parity op-check asan fmt lint clean photos demo train-nano quality quality-peer fuzz
+# Machine code for these compute capabilities, and PTX for all other cards; a release sets CUDA_ARCH="80 86 89 90 100 120" CUDA_PTX=90.
+CUDA_ARCH ?= 80
+CUDA_PTX ?= 80
+
+.PHONY: cuda cuda-test help deps build core test parity op-check asan fmt lint clean photos demo train-nano quality quality-peer fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -31,12 +35,12 @@ test: build ## every test: Go packages and the C core's own
 
 fmt: ## gofmt and clang-format over everything
 	@gofmt -w $$(git ls-files '*.go')
-	@clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
+	@clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'cuda/*.cu' 'cuda/*.cuh' 'cuda/*.cpp' 'cuda/*.h')
 
 lint: core ## formats are as fmt leaves them; go vet, staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go') | tee /dev/stderr)"
 	@command -v clang-format >/dev/null || sh tools/install_deps.sh clang-format
-	@clang-format --dry-run -Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
+	@clang-format --dry-run -Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h' 'cuda/*.cu' 'cuda/*.cuh' 'cuda/*.cpp' 'cuda/*.h')
 	@go vet ./...
 	@go tool staticcheck ./...
 
@@ -51,6 +55,15 @@ asan: deps ## bindings and conformance tests under the address and undefined-beh
 	@cmake -S . -B build/asan -G Ninja -DFLUXIR_ASAN=ON >/dev/null
 	@cmake --build build/asan -j $(JOBS)
 	@CGO_LDFLAGS="$(CURDIR)/build/asan/libfluxir_cpu.a -fsanitize=undefined" OMP_WAIT_POLICY=passive go test -timeout 60m -skip TestGradient -asan ./bindings/...
+
+# One nvcc at a time: each takes a core and up to 1 GB.
+cuda: deps ## build/libfluxir_cuda.so, the CUDA plugin; finds nvcc or installs NVIDIA's wheels (CUDA_HOME, CUDA_ARCH, CUDA_PTX)
+	@home=$$(sh tools/cuda_toolchain.sh) && cmake -S cuda -B build/cuda -G Ninja -DCUDA_HOME="$$home" -DFLUXIR_CUDA_PTX=$(CUDA_PTX) \
+	  -DFLUXIR_CUDA_ARCH="$$(echo $(CUDA_ARCH) | tr ' ' ';')" >/dev/null
+	@cmake --build build/cuda -j 1
+
+cuda-test: core cuda ## the op suite on a CUDA card, or on the software device in SOFTCUDA=DIR (CUDA_TEST: arguments of go test)
+	@CUDA_HOME=$$(sh tools/cuda_toolchain.sh) sh tools/cuda_test.sh $(or $(CUDA_TEST),-run TestConformance ./bindings/optest)
 
 clean: ## remove build outputs (not data, not runs)
 	@rm -rf build bin bindings/zz_stamp.go

@@ -4,7 +4,7 @@ package bindings
 
 /*
 #cgo CFLAGS: -I${SRCDIR}/../csrc
-#cgo LDFLAGS: ${SRCDIR}/../build/release/libfluxir_cpu.a -ldnnl -lgomp -lstdc++ -lm
+#cgo LDFLAGS: ${SRCDIR}/../build/release/libfluxir_cpu.a -ldnnl -lgomp -lstdc++ -lm -ldl
 #cgo noescape fx_ctx_get_info
 #cgo nocallback fx_ctx_get_info
 #include <stdlib.h>

@@ -10,7 +10,7 @@ import (
 
 // TestBench: the smaller shapes of the benchmark pass their check, and every row's samples are boxes of its arguments.
 func TestBench(t *testing.T) {
-	d := openDevices(t)[0].first
+	d := openDevice(t).first
 	names := map[string]bool{}
 	for _, op := range Ops {
 		for _, b := range op.Bench() {
@@ -59,7 +59,7 @@ func checkPlaced(d *bindings.Device, b *Bench) error {
 
 // TestSamples: a backward case with what forward saved, cut in the middle, passes; an error inside the box is seen, one outside of it is not.
 func TestSamples(t *testing.T) {
-	d := openDevices(t)[0].first
+	d := openDevice(t).first
 	attention := attentionShape{B: 1, Lq: 40, Lk: 40, H: 4, D: 32}
 	keys := attention
 	keys.Lk, keys.H = 4, 2

@@ -25,9 +25,12 @@ fx_status fx_ctx_create(fx_ctx** ctx, const char* device, int32_t threads, char*
   if (!ctx) return say(message, capacity, FX_STATUS_INVALID, "ctx is NULL", device);
   *ctx = nullptr;
   if (!device || threads < 0) return say(message, capacity, FX_STATUS_INVALID, "no device name, or negative threads", device);
-  if (strcmp(device, "cpu") != 0)
-    return say(message, capacity, FX_STATUS_UNAVAILABLE, "no such backend in this build; the CPU is called cpu", device);
-  fx_ctx* c = new (std::nothrow) fx_ctx{fx::cpu_backend(), nullptr, threads, 0, 0, {}};
+  const fx_backend* backend = nullptr;
+  const char* reason = "no such device: want cpu, cuda or cuda:N";
+  if (strcmp(device, "cpu") == 0) backend = fx::cpu_backend();
+  else if (strncmp(device, "cuda", 4) == 0 && (device[4] == 0 || device[4] == ':')) backend = fx::cuda_backend(&reason);
+  if (!backend) return say(message, capacity, FX_STATUS_UNAVAILABLE, reason, device);
+  fx_ctx* c = new (std::nothrow) fx_ctx{backend, nullptr, threads, 0, 0, {}};
   if (!c) return say(message, capacity, FX_STATUS_OUT_OF_MEMORY, "out of memory", device);
   fx_status status = fx::fenced(c, "ctx_create", [&] { return c->backend->create(c, device); });
   if (status != FX_STATUS_OK) {

@@ -1,5 +1,6 @@
 // abi.h: the exception fence and the argument checks of the C ABI.
 #pragma once
+#include <cstring>
 #include <exception>
 #include <initializer_list>
 #include <new>
@@ -13,8 +14,8 @@ template <class F>
 fx_status fenced(fx_ctx* ctx, const char* op, F&& f) {
   try {
     return f();
-  } catch (const std::bad_alloc&) {
-    return fail(ctx, FX_STATUS_OUT_OF_MEMORY, "%s: out of memory", op);
+  } catch (const std::bad_alloc& e) {  // a backend's own says how much was wanted
+    return fail(ctx, FX_STATUS_OUT_OF_MEMORY, "%s: %s", op, strcmp(e.what(), "std::bad_alloc") == 0 ? "out of memory" : e.what());
   } catch (const std::exception& e) {
     return fail(ctx, FX_STATUS_DEVICE, "%s: %s", op, e.what());
   } catch (...) {
