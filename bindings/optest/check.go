@@ -96,14 +96,23 @@ func (ref *Reference) Check(got Values) (ratio float64, err error) {
 			}
 			continue
 		}
-		largest, rms := distance(got[name], want)
-		b := ref.bounds[name]
-		ratio = max(ratio, part(largest, b.max), part(rms, b.rms))
-		if !(largest <= b.max) || !(rms <= b.rms) {
-			i := worst(got[name], want)
-			return ratio, fmt.Errorf("%s: max error %.3g, allowed %.3g; rms %.3g, allowed %.3g; element %d is %v, want %v",
-				name, largest, b.max, rms, b.rms, i, got[name][i], want[i])
+		part, err := ref.bounds[name].check(name, got[name], want)
+		ratio = max(ratio, part)
+		if err != nil {
+			return ratio, err
 		}
+	}
+	return ratio, nil
+}
+
+// check compares one output; ratio is its error as a part of what is allowed.
+func (b bound) check(name string, got, want []float64) (ratio float64, err error) {
+	largest, rms := distance(got, want)
+	ratio = max(part(largest, b.max), part(rms, b.rms))
+	if !(largest <= b.max) || !(rms <= b.rms) {
+		i := worst(got, want)
+		return ratio, fmt.Errorf("%s: max error %.3g, allowed %.3g; rms %.3g, allowed %.3g; element %d is %v, want %v",
+			name, largest, b.max, rms, b.rms, i, got[i], want[i])
 	}
 	return ratio, nil
 }

@@ -2,10 +2,15 @@ package optest
 
 import "github.com/fluxir/fluxir/bindings"
 
+// gateAlpha is that of the cases; blocks have 1.
 const gateAlpha = 0.75
 
 // gateForward: y = x + alpha · gate_b ⊙ r on [B,L,C]; gate [B,C] may be F32 in a bf16 case.
 func gateForward(dtype, gateDType bindings.DType, B, L, C int) Case {
+	return gateForwardBy(gateAlpha, dtype, gateDType, B, L, C)
+}
+
+func gateForwardBy(alpha float64, dtype, gateDType bindings.DType, B, L, C int) Case {
 	return Case{
 		Op: "gate_forward", DType: dtype, Note: "gate " + gateDType.String(),
 		Args: []Arg{
@@ -15,13 +20,13 @@ func gateForward(dtype, gateDType bindings.DType, B, L, C int) Case {
 			In("r", dtype, B, L, C),
 		},
 		Run: func(d *bindings.Device, t Tensors) error {
-			return d.GateForward(t["y"], t["x"], t["gate"], t["r"], gateAlpha)
+			return d.GateForward(t["y"], t["x"], t["gate"], t["r"], float32(alpha))
 		},
 		Formula: func(p *Prec, v Values) {
 			y, x, gate, r := v["y"], v["x"], v["gate"], v["r"]
 			for i := range y {
 				b, c := i/(L*C), i%C
-				y[i] = p.R(x[i] + p.R(p.R(gateAlpha*gate[b*C+c])*r[i]))
+				y[i] = p.R(x[i] + p.R(p.R(alpha*gate[b*C+c])*r[i]))
 			}
 		},
 		FLOPs: 3 * B * L * C,
@@ -30,7 +35,11 @@ func gateForward(dtype, gateDType bindings.DType, B, L, C int) Case {
 
 // gateBackward: dr = alpha · gate ⊙ dy; dgate = alpha · sum over L of dy ⊙ r.
 func gateBackward(dtype, gateDType bindings.DType, B, L, C int) Case {
-	forward := gateForward(dtype, gateDType, B, L, C)
+	return gateBackwardBy(gateAlpha, dtype, gateDType, B, L, C)
+}
+
+func gateBackwardBy(alpha float64, dtype, gateDType bindings.DType, B, L, C int) Case {
+	forward := gateForwardBy(alpha, dtype, gateDType, B, L, C)
 	return Case{
 		Op: "gate_backward", DType: dtype, Note: "gate " + gateDType.String(), Forward: &forward,
 		Args: []Arg{
@@ -41,18 +50,18 @@ func gateBackward(dtype, gateDType bindings.DType, B, L, C int) Case {
 			In("r", dtype, B, L, C),
 		},
 		Run: func(d *bindings.Device, t Tensors) error {
-			return d.GateBackward(t["dr"], t["dgate"], t["dy"], t["gate"], t["r"], gateAlpha)
+			return d.GateBackward(t["dr"], t["dgate"], t["dy"], t["gate"], t["r"], float32(alpha))
 		},
 		Formula: func(p *Prec, v Values) {
 			dr, dgate, dy, gate, r := v["dr"], v["dgate"], v["dy"], v["gate"], v["r"]
 			for i := range dr {
 				b, c := i/(L*C), i%C
-				dr[i] = p.R(p.R(gateAlpha*gate[b*C+c]) * dy[i])
+				dr[i] = p.R(p.R(alpha*gate[b*C+c]) * dy[i])
 			}
 			for i := range dgate {
 				b, c := i/C, i%C
 				at := func(l int) int { return (b*L+l)*C + c }
-				dgate[i] = p.R(gateAlpha * p.R(p.Sum(L, func(l int) float64 { return p.R(dy[at(l)] * r[at(l)]) })))
+				dgate[i] = p.R(alpha * p.R(p.Sum(L, func(l int) float64 { return p.R(dy[at(l)] * r[at(l)]) })))
 			}
 		},
 		FLOPs: 5 * B * L * C,

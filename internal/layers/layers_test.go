@@ -26,7 +26,7 @@ var may = map[string][]string{
 	"pkg/train":         {"bindings", "pkg/tensor", "pkg/model...", "pkg/data..."},
 	"pkg":               {"bindings", "pkg..."},
 	"cmd":               {"pkg..."},
-	"cmd/kbench":        {"bindings", "bindings/optest"},
+	"cmd/kbench":        {"bindings", "bindings/optest", "pkg/tensor", "pkg/model...", "pkg/train", "pkg/data"},
 	"internal":          {"bindings", "pkg..."}, // for tests
 }
 

@@ -135,6 +135,16 @@ func (f *Flux) Forward(t *tensor.Tape, img, txt, vec, pe *tensor.Tensor, extra *
 	return f.final.forward(t, x.Slice(1, nTxt, x.Dim(1)), siluVec)
 }
 
+// DoubleBlock runs double block i alone: img [B,N,C], txt [B,T,C], siluVec [B,C] (SiLU of vec), pe of Positions. For benchmarks.
+func (f *Flux) DoubleBlock(t *tensor.Tape, i int, img, txt, siluVec, pe *tensor.Tensor) (imgOut, txtOut *tensor.Tensor) {
+	return f.double[i].forward(t, img, txt, siluVec, pe)
+}
+
+// SingleBlock runs single block i alone: x [B,T+N,C], the rest as for DoubleBlock.
+func (f *Flux) SingleBlock(t *tensor.Tape, i int, x, siluVec, pe *tensor.Tensor) *tensor.Tensor {
+	return f.single[i].forward(t, x, siluVec, pe)
+}
+
 // inputs are the broadcast's tensors for block i: f_z, f_p, a_z, a_p; none without an adapter.
 func (e *Broadcast) inputs(i int) []*tensor.Tensor {
 	if e == nil {

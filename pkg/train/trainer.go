@@ -102,8 +102,8 @@ func probePeak(t *tensor.Tape, dtype bindings.DType) (float64, error) {
 	return best, nil
 }
 
-// step runs one optimizer step on a batch.
-func (tr *Trainer) step(batch *data.Batch) (Metrics, error) {
+// Advance runs one optimizer step on a batch.
+func (tr *Trainer) Advance(batch *data.Batch) (Metrics, error) {
 	t, c := tr.tape, tr.Config
 	next := tr.Step + 1
 	t.Reset()
@@ -217,7 +217,7 @@ func (tr *Trainer) Run(ctx context.Context, loader *data.PatchLoader, hooks Hook
 		}
 		var m Metrics
 		err = tr.device.Do(func() error {
-			if m, err = tr.step(batch); err != nil {
+			if m, err = tr.Advance(batch); err != nil {
 				return err
 			}
 			flops += tr.tape.FLOPs()
@@ -257,6 +257,9 @@ func (tr *Trainer) save(hooks Hooks) error {
 	}
 	return nil
 }
+
+// FLOPs is the number of multiplications and additions in the matrix products, convolutions and attention of the last step.
+func (tr *Trainer) FLOPs() int64 { return tr.tape.FLOPs() }
 
 // Close frees the tape's memory; the weights are the caller's.
 func (tr *Trainer) Close() { tr.tape.Free() }
