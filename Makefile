@@ -9,7 +9,7 @@ export CGO_ENABLED := 1
 CUDA_ARCH ?= 80
 CUDA_PTX ?= 80
 
-.PHONY: cuda cuda-test help deps build core test parity op-check asan fmt lint clean photos demo train-nano quality quality-peer fuzz
+.PHONY: cuda cuda-test help deps build core test parity op-check asan fmt lint clean photos demo train train-nano quality quality-peer fuzz
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -75,6 +75,12 @@ demo: build ## restore the shipped photograph: out/castle.png and the sheet out/
 	@mkdir -p out
 	@bin/restore testdata/photo/castle.jpg -o out/castle.png --sheet out/castle_sheet.png
 	@echo "before and after: out/castle_sheet.png"
+
+# A FLUX.1 folder: make train MODEL=/path/to/FLUX.1-dev
+TRAIN_PHOTOS ?= $(if $(wildcard data/photos/train.fxp),data/photos,testdata/photo/castle_clean.jpg)
+train: build ## train the adapter on the embedded base, or on the FLUX.1 folder MODEL; the same command resumes (TRAIN_FLAGS: train --help)
+	@test -n "$(wildcard data/photos/train.fxp)" || echo "train: data/photos is empty (make photos fills it): taking $(TRAIN_PHOTOS), enough to see the loss fall"
+	@bin/train --config configs/$(if $(MODEL),flux,nano)_adapter.toml $(if $(MODEL),--model "$(MODEL)") --photos "$(TRAIN_PHOTOS)" $(TRAIN_FLAGS)
 
 train-nano: build photos ## train the embedded model, all stages; interrupt with Ctrl-C, the same command resumes
 	@bin/train nano --run runs/nano

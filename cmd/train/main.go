@@ -1,4 +1,4 @@
-// Command train makes the embedded model: autoencoder, prior, adapter, and both tuned together. Every stage resumes where it stopped.
+// Command train trains: the embedded model stage by stage, or an adapter on a base that stands elsewhere. Every stage resumes where it stopped.
 package main
 
 import (
@@ -9,94 +9,81 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/pflag"
 
-	"github.com/fluxir/fluxir/pkg/model"
 	"github.com/fluxir/fluxir/pkg/train"
 )
 
 const usage = `usage: train STAGE [flags]
+       train --config FILE [flags]
+       train curves --run FOLDER
 
-Trains the embedded model up to STAGE, running or resuming the stages before it first:
-  vae      fit the patch transform of the autoencoder
+STAGE is what is trained:
   base     the prior: a flow transformer that generates without a condition
-  adapter  the FluxIR adapter on the frozen prior
-  tune     prior and adapter together
-  nano     all of them
-or, in place of a stage:
-  curves   print what the stages of --run cost, and draw loss and validation of tune into --run as SVG
+  adapter  the FluxIR adapter on a frozen base
+  tune     base and adapter together
+  vae      the patch transform of the embedded family's autoencoder (nano: the whole recipe, to tune)
+With --model or --warm the stage starts from those weights; without, the embedded family's stages before it run first.
 
-Interrupt (Ctrl-C) to stop after the current step; the same command resumes. Flags for the last stage given:
+curves prints what the stages of --run cost, and draws loss and validation of tune into --run as SVG.
+
+Flags override the file, which overrides the stage's defaults; the result is stored as STAGE.toml in the run's folder and is itself such a file.
+Interrupt (Ctrl-C) to stop after the current step; the same command resumes. Flags:
 `
 
 func main() {
-	if err := run(os.Args[1:], os.Stderr); err != nil {
+	if err := run(os.Args, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "train:", err)
 		os.Exit(1)
 	}
 }
 
-func run(args []string, log io.Writer) error {
-	flags := pflag.NewFlagSet("train", pflag.ContinueOnError)
-	flags.SortFlags = false
-	folder := flags.String("run", "runs/nano", "folder of the run: states, log, exported model")
-	photos := flags.String("photos", "data/photos", "folder of training photographs (make photos)")
-	warm := flags.String("warm", "", "folder of a model whose weights STAGE starts from, in place of the stages before it (pkg/model/nano/bundle)")
-	threads := flags.Int("threads", 0, "CPU threads, 0 = all cores")
-	workers := flags.Int("workers", 1, "goroutines that make training pairs")
-	steps := flags.Int64("steps", 0, "optimizer steps of the stage")
-	batch := flags.Int("batch", 0, "pairs a step")
-	size := flags.Int("size", 0, "side of the crops, pixels")
-	lr := flags.Float64("lr", 0, "learning rate")
-	schedule := flags.String("schedule", "", "cosine or constant")
-	coolDown := flags.Int64("cool-down", 0, "last steps of a constant schedule, in which the learning rate falls to its floor")
-	ema := flags.Float64("ema", 0, "decay of the averaged weights, a step")
-	dtype := flags.String("dtype", "", "f32 or bf16")
-	saveEvery := flags.Int64("save-every", 0, "steps between states")
-	flags.Usage = func() { fmt.Fprintf(log, "%s%s", usage, flags.FlagUsages()) }
-	if err := flags.Parse(args); err != nil {
+func run(command []string, text io.Writer) error {
+	flags, options := newFlags()
+	flags.Usage = func() { fmt.Fprintf(text, "%s%s", usage, flags.FlagUsages()) }
+	if err := flags.Parse(command[1:]); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
 			return nil
 		}
 		return err
 	}
-	if flags.NArg() != 1 {
+	stage := flags.Arg(0)
+	if flags.NArg() > 1 || (stage == "" && options.config == "") {
 		flags.Usage()
-		return errors.New("want one stage")
+		return errors.New("want one stage, or --config")
 	}
-	if flags.Arg(0) == "curves" {
-		return curves(*folder)
+	last := stage
+	if stage == "vae" || stage == "nano" || stage == "curves" {
+		last = train.StageTune
 	}
-	stages, err := upTo(flags.Arg(0))
+	settings, err := train.LoadSettings(last, options.config, options.overrides(flags))
 	if err != nil {
 		return err
 	}
-	if len(stages) > 0 {
-		last := &stages[len(stages)-1]
-		override(flags, "steps", &last.Steps, *steps)
-		override(flags, "batch", &last.Batch, *batch)
-		override(flags, "size", &last.Size, *size)
-		override(flags, "lr", &last.LR, *lr)
-		override(flags, "schedule", &last.Schedule, *schedule)
-		override(flags, "cool-down", &last.CoolDown, *coolDown)
-		override(flags, "ema", &last.EMA, *ema)
-		override(flags, "dtype", &last.DType, *dtype)
-		override(flags, "save-every", &last.SaveEvery, *saveEvery)
-		if err := last.Validate(); err != nil {
-			return err
-		}
+	if stage == "curves" {
+		return curves(settings.Run)
 	}
-	if err := os.MkdirAll(*folder, 0o755); err != nil {
+	stages := settings.Stages()
+	if stage == "vae" {
+		stages = nil
+	}
+	return runStages(command, settings, stages, text)
+}
+
+// runStages trains with the log going to text and to the run's folder.
+func runStages(command []string, settings train.Settings, stages []train.Config, text io.Writer) error {
+	if err := os.MkdirAll(settings.Run, 0o755); err != nil {
 		return err
 	}
-	file, err := os.OpenFile(filepath.Join(*folder, "log.txt"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	file, err := os.OpenFile(filepath.Join(settings.Run, "log.txt"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	logger, err := train.OpenLog(*folder, io.MultiWriter(log, file))
+	logger, err := train.OpenLog(settings.Run, io.MultiWriter(text, file))
 	if err != nil {
 		return err
 	}
@@ -104,12 +91,9 @@ func run(args []string, log io.Writer) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	go func() { <-ctx.Done(); stop() }() // a second signal ends the program at once
-	done, err := train.TrainNano(ctx, train.NanoOptions{
-		Run: *folder, Photos: *photos, Threads: *threads, Workers: *workers, Warm: *warm, Stages: stages, Log: logger,
-		Export: func(b *model.Bundle) error { return model.SaveBundle(filepath.Join(*folder, "export"), b) },
-	})
+	done, err := train.Run(ctx, settings, stages, logger)
 	if err == nil && !done {
-		fmt.Fprintf(log, "stopped; resume with: train %s --run %s\n", flags.Arg(0), *folder)
+		logger.Printf("stopped; resume with: %s\n", quoted(command))
 	}
 	return err
 }
@@ -124,26 +108,14 @@ func curves(folder string) error {
 	return train.PlotCurves(records, train.StageTune, filepath.Join(folder, train.StageTune))
 }
 
-// upTo is the recipe until the named stage.
-func upTo(name string) ([]train.Config, error) {
-	all := train.NanoStages()
-	switch name {
-	case "vae":
-		return nil, nil
-	case "nano":
-		return all, nil
-	}
-	for i, c := range all {
-		if c.Stage == name {
-			return all[:i+1], nil
+// quoted is a command as a shell reads it.
+func quoted(command []string) string {
+	words := make([]string, len(command))
+	for i, w := range command {
+		words[i] = w
+		if w == "" || strings.ContainsAny(w, " \t\n\"'\\$&|;<>()*?[]#~!{}`") {
+			words[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 		}
 	}
-	return nil, fmt.Errorf("stage %q, want vae, base, adapter, tune or nano", name)
-}
-
-// override sets a field that the user gave a flag for.
-func override[T any](flags *pflag.FlagSet, name string, field *T, value T) {
-	if flags.Changed(name) {
-		*field = value
-	}
+	return strings.Join(words, " ")
 }

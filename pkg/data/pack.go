@@ -120,8 +120,8 @@ func Megapixels(photos []Photo) float64 {
 	return float64(n) / 1e6
 }
 
-// WritePack writes n photographs, photograph i read by at(i), to a pack file at path. The file appears whole or not at all; only
-// one photograph is in memory at a time.
+// WritePack writes n photographs, photograph i read by at(i), to a pack file at path; the zero Photo is left out. The file appears
+// whole or not at all; only one photograph is in memory at a time.
 func WritePack(path string, n int, at func(i int) (Photo, error)) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".tmp*")
 	if err != nil {
@@ -142,6 +142,9 @@ func WritePack(path string, n int, at func(i int) (Photo, error)) (err error) {
 		p, err := at(i)
 		if err != nil {
 			return err
+		}
+		if p.W == 0 && p.Pix == nil {
+			continue
 		}
 		if p.W <= 0 || p.H <= 0 || len(p.Pix) != 3*p.W*p.H {
 			return fmt.Errorf("photograph %q: %d bytes for %dx%d pixels", p.Name, len(p.Pix), p.W, p.H)

@@ -46,10 +46,30 @@ func LoadBundle(a *tensor.Arena, dir, adapter string, dtype, vaeDType bindings.D
 	if adapter == "" {
 		adapter = filepath.Join(dir, adapterFile)
 	}
+	open, err := openFolder(dir)
+	if err != nil {
+		return nil, err
+	}
+	return loadBundle(a, open, func() (weights.Source, error) { return weights.OpenSet(adapter) }, dtype, vaeDType)
+}
+
+// LoadBase is LoadBundle without the adapter, for a folder that may have none, such as FLUX.1's: Net.Adapter is nil.
+func LoadBase(a *tensor.Arena, dir string, dtype, vaeDType bindings.DType) (*Bundle, error) {
+	open, err := openFolder(dir)
+	if err != nil {
+		return nil, err
+	}
+	return loadBundle(a, open, nil, dtype, vaeDType)
+}
+
+type opener func(sub string) (src weights.Source, config []byte, name string, err error)
+
+// openFolder opens the parts of a bundle in a folder.
+func openFolder(dir string) (opener, error) {
 	if info, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) || (err == nil && !info.IsDir()) {
 		return nil, fmt.Errorf("%s: %w", dir, errNoBundle)
 	}
-	open := func(sub string) (weights.Source, []byte, string, error) {
+	return func(sub string) (weights.Source, []byte, string, error) {
 		config := filepath.Join(dir, sub, "config.json")
 		text, err := os.ReadFile(config)
 		if err != nil {
@@ -57,12 +77,22 @@ func LoadBundle(a *tensor.Arena, dir, adapter string, dtype, vaeDType bindings.D
 		}
 		src, err := weights.OpenSet(filepath.Join(dir, sub))
 		return src, text, config, err
-	}
-	return loadBundle(a, open, func() (weights.Source, error) { return weights.OpenSet(adapter) }, dtype, vaeDType)
+	}, nil
 }
 
 // LoadBundleFS is LoadBundle for a bundle inside the program. name stands for it in messages.
 func LoadBundleFS(a *tensor.Arena, files fs.FS, name string, dtype, vaeDType bindings.DType) (*Bundle, error) {
+	open, parse := openFS(files, name)
+	return loadBundle(a, open, func() (weights.Source, error) { return parse(adapterFile) }, dtype, vaeDType)
+}
+
+// LoadBaseFS is LoadBase for a bundle inside the program.
+func LoadBaseFS(a *tensor.Arena, files fs.FS, name string, dtype, vaeDType bindings.DType) (*Bundle, error) {
+	open, _ := openFS(files, name)
+	return loadBundle(a, open, nil, dtype, vaeDType)
+}
+
+func openFS(files fs.FS, name string) (opener, func(file string) (weights.Source, error)) {
 	parse := func(file string) (weights.Source, error) {
 		data, err := fs.ReadFile(files, file)
 		if err != nil {
@@ -70,7 +100,7 @@ func LoadBundleFS(a *tensor.Arena, files fs.FS, name string, dtype, vaeDType bin
 		}
 		return weights.Parse(path.Join(name, file), data)
 	}
-	open := func(sub string) (weights.Source, []byte, string, error) {
+	return func(sub string) (weights.Source, []byte, string, error) {
 		config := path.Join(sub, "config.json")
 		text, err := fs.ReadFile(files, config)
 		if err != nil {
@@ -78,12 +108,10 @@ func LoadBundleFS(a *tensor.Arena, files fs.FS, name string, dtype, vaeDType bin
 		}
 		src, err := parse(path.Join(sub, weightsFile))
 		return src, text, path.Join(name, config), err
-	}
-	return loadBundle(a, open, func() (weights.Source, error) { return parse(adapterFile) }, dtype, vaeDType)
+	}, parse
 }
 
-func loadBundle(a *tensor.Arena, open func(sub string) (weights.Source, []byte, string, error), openAdapter func() (weights.Source, error),
-	dtype, vaeDType bindings.DType) (*Bundle, error) {
+func loadBundle(a *tensor.Arena, open opener, openAdapter func() (weights.Source, error), dtype, vaeDType bindings.DType) (*Bundle, error) {
 	b := &Bundle{Net: &FluxIR{}}
 	src, text, name, err := open(vaeDir)
 	if err != nil {
@@ -111,6 +139,9 @@ func loadBundle(a *tensor.Arena, open func(sub string) (weights.Source, []byte, 
 	}
 	if b.Net.Base, err = LoadFlux(a, base, *fluxConfig, dtype); err != nil {
 		return nil, err
+	}
+	if openAdapter == nil {
+		return b, nil
 	}
 	ad, err := openAdapter()
 	if err != nil {
@@ -145,6 +176,14 @@ func SaveBundle(dir string, b *Bundle) error {
 		return err
 	}
 	if err := saveParams(filepath.Join(dir, vaeDir, weightsFile), b.VAE.Params, weights.F32, nil); err != nil {
+		return err
+	}
+	return SaveAdapter(dir, b)
+}
+
+// SaveAdapter writes only a bundle's adapter, for a base that stands elsewhere.
+func SaveAdapter(dir string, b *Bundle) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	config, err := json.Marshal(b.Net.Adapter.Config)

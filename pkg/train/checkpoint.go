@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/fluxir/fluxir/pkg/model/weights"
 	"github.com/fluxir/fluxir/pkg/tensor"
@@ -48,45 +49,45 @@ func (tr *Trainer) Save(path string) error {
 	})
 }
 
-// Resume reads a state written by Save for the same parameters. A missing file is not an error: false is returned. The configuration of the run may differ
-// from the stored one in everything but the stage; a larger Steps continues a finished run.
-func (tr *Trainer) Resume(path string) (bool, error) {
+// Resume reads a state written by Save for the same parameters, and returns the keys of the configuration that have changed since. A missing file is not an
+// error: nothing is read. Keys that say what is learned from what must be the same; a larger Steps continues a finished run.
+func (tr *Trainer) Resume(path string) (changed []string, err error) {
 	f, err := weights.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	defer f.Close()
 	meta := f.Metadata()
-	var stored Config
-	if err := json.Unmarshal([]byte(meta["config"]), &stored); err != nil || meta["format_version"] != checkpointFormat {
-		return false, fmt.Errorf("%s: %w: not a training state of format %s", path, weights.ErrCorrupt, checkpointFormat)
+	fixed, changed, err := tr.Config.differences([]byte(meta["config"]))
+	if err != nil || meta["format_version"] != checkpointFormat {
+		return nil, fmt.Errorf("%s: %w: not a training state of format %s", path, weights.ErrCorrupt, checkpointFormat)
 	}
-	if stored.Stage != tr.Config.Stage {
-		return false, fmt.Errorf("%s: %w: state of stage %q, want %q", path, ErrConfig, stored.Stage, tr.Config.Stage)
+	if len(fixed) > 0 {
+		return nil, fmt.Errorf("%s: %w: state of another configuration: %s", path, ErrConfig, strings.Join(fixed, "; "))
 	}
 	step, err := strconv.ParseInt(meta["training_step"], 10, 64)
 	if err != nil || step < 0 {
-		return false, fmt.Errorf("%s: %w: training_step %q", path, weights.ErrCorrupt, meta["training_step"])
+		return nil, fmt.Errorf("%s: %w: training_step %q", path, weights.ErrCorrupt, meta["training_step"])
 	}
 	for _, p := range tr.params {
 		for suffix, x := range states(p) {
 			if err := restore(f, p.Name+"/"+suffix, x); err != nil {
-				return false, err
+				return nil, err
 			}
 		}
 		values, err := p.Master.Host()
 		if err != nil {
-			return false, err
+			return nil, err
 		}
 		if err := p.Value.Set(values); err != nil {
-			return false, err
+			return nil, err
 		}
 	}
 	tr.Step = step
-	return true, nil
+	return changed, nil
 }
 
 func restore(f *weights.File, name string, x *tensor.Tensor) error {

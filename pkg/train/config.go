@@ -18,41 +18,46 @@ const (
 	StageTune    = "tune"    // base and adapter together, for small bases that are a weak prior when frozen
 )
 
-// Config is one stage of training. It is stored in every checkpoint.
+// Config is one stage of training. It is stored in every checkpoint. Of these keys, those that say what is learned from what must stay the same when a
+// checkpoint is resumed; the others may change (fixedKeys).
 type Config struct {
-	Stage       string       `json:"stage"`
-	Steps       int64        `json:"steps"`  // optimizer steps of the stage
-	Batch       int          `json:"batch"`  // pairs a step
-	Size        int          `json:"size"`   // side of the image crops, pixels
-	Preset      string       `json:"preset"` // degradation, see data.Draw
-	Seed        uint64       `json:"seed"`
-	LR          float64      `json:"lr"`           // after warm-up
-	WarmUp      int64        `json:"warm_up"`      // steps from 0 to LR, linear
-	Schedule    string       `json:"schedule"`     // cosine (to LRFloor·LR at the last step) or constant
-	LRFloor     float64      `json:"lr_floor"`     // 0..1
-	CoolDown    int64        `json:"cool_down"`    // last steps of a constant schedule, in which the rate falls linearly to LRFloor·LR
-	WeightDecay float64      `json:"weight_decay"` // AdamW
-	Beta2       float64      `json:"beta2"`
-	Clip        float64      `json:"clip"`    // largest global gradient norm, 0: none
-	EMA         float64      `json:"ema"`     // decay of the averaged weights
-	Dropout     float64      `json:"dropout"` // share of items trained without condition (z_lq = 0)
-	Time        TimeSampling `json:"time"`
-	Loss        Loss         `json:"loss"`
-	DType       string       `json:"dtype"`     // f32 or bf16: of activations and working weights; masters are f32
-	Recompute   bool         `json:"recompute"` // keep only the blocks' inputs, recompute on the way back
-	Average     bool         `json:"average"`   // keep an exponential moving average of the trained weights
-	SaveEvery   int64        `json:"save_every"`
-	LogEvery    int64        `json:"log_every"`
+	Stage       string       `json:"stage" toml:"stage"`
+	Steps       int64        `json:"steps" toml:"steps"`           // optimizer steps of the stage
+	Batch       int          `json:"batch" toml:"batch"`           // pairs in the memory at once
+	Accumulate  int          `json:"accumulate" toml:"accumulate"` // batches whose gradients one optimizer step averages
+	Size        int          `json:"size" toml:"size"`             // side of the image crops, pixels
+	Preset      string       `json:"preset" toml:"preset"`         // degradation, see data.Draw
+	Seed        uint64       `json:"seed" toml:"seed"`
+	LR          float64      `json:"lr" toml:"lr"`               // after warm-up
+	LRTheta     float64      `json:"lr_theta" toml:"lr_theta"`   // factor on lr for the adapter's learned text
+	LRSE        float64      `json:"lr_se" toml:"lr_se"`         // factor on lr for the squeeze-and-excitation layers
+	WarmUp      int64        `json:"warm_up" toml:"warm_up"`     // steps from 0 to lr, linear
+	Schedule    string       `json:"schedule" toml:"schedule"`   // cosine (to lr_floor·lr at the last step) or constant
+	LRFloor     float64      `json:"lr_floor" toml:"lr_floor"`   // 0..1
+	CoolDown    int64        `json:"cool_down" toml:"cool_down"` // last steps of a constant schedule, in which the rate falls linearly to lr_floor·lr
+	WeightDecay float64      `json:"weight_decay" toml:"weight_decay"`
+	Beta2       float64      `json:"beta2" toml:"beta2"`
+	Clip        float64      `json:"clip" toml:"clip"`           // largest global gradient norm, 0: none
+	EMA         float64      `json:"ema" toml:"ema"`             // decay of the averaged weights
+	Average     bool         `json:"average" toml:"average"`     // keep an exponential moving average of the trained weights
+	Dropout     float64      `json:"dropout" toml:"dropout"`     // share of items trained without condition (z_lq = 0)
+	DType       string       `json:"dtype" toml:"dtype"`         // f32 or bf16: of activations and working weights; masters are f32
+	Recompute   bool         `json:"recompute" toml:"recompute"` // keep only the blocks' inputs, recompute on the way back
+	SaveEvery   int64        `json:"save_every" toml:"save_every"`
+	SampleEvery int64        `json:"sample_every" toml:"sample_every"` // steps between restorations of the validation pairs
+	LogEvery    int64        `json:"log_every" toml:"log_every"`
+	Keep        int          `json:"keep" toml:"keep"` // older states kept beside the last and the best
+	Time        TimeSampling `json:"time" toml:"time"`
+	Loss        Loss         `json:"loss" toml:"loss"`
 }
 
 // DefaultConfig has values that train the embedded model.
 func DefaultConfig(stage string) Config {
-	c := Config{
-		Stage: stage, Steps: 20000, Batch: 16, Size: 64, Preset: "light", Seed: 1, LR: 6e-4, WarmUp: 200, Schedule: "constant", LRFloor: 0.05,
-		WeightDecay: 0.01, Beta2: 0.99, Clip: 1, EMA: 0.999, Time: TimeSampling{Kind: LogitNormal}, Loss: DefaultLoss(), DType: "f32",
-		Average: true, SaveEvery: 500, LogEvery: 20,
+	return Config{
+		Stage: stage, Steps: 20000, Batch: 16, Accumulate: 1, Size: 64, Preset: "light", Seed: 1, LR: 6e-4, LRTheta: 1, LRSE: 1, WarmUp: 200,
+		Schedule: "constant", LRFloor: 0.05, WeightDecay: 0.01, Beta2: 0.99, Clip: 1, EMA: 0.999, Time: TimeSampling{Kind: LogitNormal},
+		Loss: DefaultLoss(), DType: "f32", Average: true, SaveEvery: 500, SampleEvery: 500, LogEvery: 20, Keep: 2,
 	}
-	return c
 }
 
 // Validate reports the first field that is out of range.
@@ -67,16 +72,24 @@ func (c Config) Validate() error {
 		return bad("steps", c.Steps, "at least 1")
 	case c.Batch < 1 || c.Batch > 1<<12:
 		return bad("batch", c.Batch, "1 to 4096")
+	case c.Accumulate < 1 || c.Accumulate > 1<<16:
+		return bad("accumulate", c.Accumulate, "1 to 65536")
 	case c.Size < 8 || c.Size > 1<<13:
 		return bad("size", c.Size, "8 to 8192 pixels")
-	case !(c.LR >= 0) || math.IsInf(c.LR, 0):
+	case !rate(c.LR):
 		return bad("lr", c.LR, "a number not below 0")
+	case !rate(c.LRTheta):
+		return bad("lr_theta", c.LRTheta, "a number not below 0")
+	case !rate(c.LRSE):
+		return bad("lr_se", c.LRSE, "a number not below 0")
 	case c.Schedule != "cosine" && c.Schedule != "constant":
 		return bad("schedule", c.Schedule, "cosine or constant")
 	case !(c.LRFloor >= 0 && c.LRFloor <= 1):
 		return bad("lr_floor", c.LRFloor, "0 to 1")
-	case c.WarmUp < 0 || c.CoolDown < 0:
-		return bad("warm_up, cool_down", fmt.Sprint(c.WarmUp, ", ", c.CoolDown), "not negative")
+	case c.WarmUp < 0:
+		return bad("warm_up", c.WarmUp, "not negative")
+	case c.CoolDown < 0:
+		return bad("cool_down", c.CoolDown, "not negative")
 	case !(c.WeightDecay >= 0):
 		return bad("weight_decay", c.WeightDecay, "not negative")
 	case !(c.Beta2 >= 0 && c.Beta2 < 1):
@@ -89,8 +102,16 @@ func (c Config) Validate() error {
 		return bad("dropout", c.Dropout, "0 to 1")
 	case c.DType != "f32" && c.DType != "bf16":
 		return bad("dtype", c.DType, "f32 or bf16")
-	case c.SaveEvery < 1 || c.LogEvery < 1:
-		return bad("save_every, log_every", fmt.Sprint(c.SaveEvery, ", ", c.LogEvery), "at least 1")
+	case c.SaveEvery < 1:
+		return bad("save_every", c.SaveEvery, "at least 1")
+	case c.SampleEvery < 1:
+		return bad("sample_every", c.SampleEvery, "at least 1")
+	case c.LogEvery < 1:
+		return bad("log_every", c.LogEvery, "at least 1")
+	case c.Keep < 0:
+		return bad("keep", c.Keep, "not negative")
+	case c.Loss.Flow == 0 && c.Loss.Pixel == 0:
+		return bad("loss.flow, loss.pixel", 0, "one above 0")
 	case !(c.Loss.Flow >= 0) || !(c.Loss.Pixel >= 0) || !(c.Loss.Gamma >= 0) || c.Loss.Crop < 0 || c.Loss.Margin < 0:
 		return bad("loss", c.Loss, "no negative weights or sizes")
 	}
@@ -102,6 +123,9 @@ func (c Config) Validate() error {
 	}
 	return nil
 }
+
+// rate tells whether v can be a learning rate or a factor on one.
+func rate(v float64) bool { return v >= 0 && !math.IsInf(v, 0) }
 
 // learningRate at an optimizer step, the first being 1.
 func (c Config) learningRate(step int64) float64 {

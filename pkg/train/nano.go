@@ -1,7 +1,6 @@
 package train
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -59,56 +58,27 @@ func NanoStages() []Config {
 	return []Config{base, adapter, tune}
 }
 
-// NanoOptions are the user's choices for a run of the recipe.
-type NanoOptions struct {
-	Run     string // folder of states, the resolved configurations and the exported bundle
-	Photos  string // folder of cmd/photos
-	Threads int    // of the device, 0: all
-	Workers int    // of the loader
-	Warm    string // folder of a bundle whose weights the last stage starts from, in place of the stages before it; "" runs those
-	Stages  []Config
-	Log     *Logger
-	// Export is called inside Device.Do whenever a state of the last stage has been saved, with the bundle as it stands.
-	Export func(b *model.Bundle) error
-}
-
-// TrainNano runs the recipe: the autoencoder, then every stage from where it stopped. A cancelled ctx saves and returns nil with done false.
-func TrainNano(ctx context.Context, o NanoOptions) (done bool, err error) {
-	if err := os.MkdirAll(o.Run, 0o755); err != nil {
-		return false, err
+// Stages are the configurations that s runs: its own, after those of the recipe before it where it names no weights to start from.
+func (s Settings) Stages() []Config {
+	if s.Model != "" || s.Warm != "" {
+		return []Config{s.Config}
 	}
-	pack, err := data.OpenPack(filepath.Join(o.Photos, "train.fxp"))
-	if err != nil {
-		return false, err
-	}
-	defer pack.Close()
-	d, err := bindings.OpenDevice("cpu", o.Threads)
-	if err != nil {
-		return false, err
-	}
-	defer d.Close()
-	if o.Warm != "" {
-		return o.runStage(ctx, d, pack, nil, len(o.Stages)-1)
-	}
-	vae, err := o.patchTransform(pack.Photos)
-	if err != nil {
-		return false, err
-	}
-	for i := range o.Stages {
-		done, err := o.runStage(ctx, d, pack, vae, i)
-		if err != nil || !done {
-			return false, err
+	var list []Config
+	for _, c := range NanoStages() {
+		if c.Stage == s.Stage {
+			break
 		}
+		list = append(list, c)
 	}
-	return true, nil
+	return append(list, s.Config)
 }
 
 // patchTransform reads the fitted autoencoder of the run, or fits and stores it.
-func (o NanoOptions) patchTransform(photos []data.Photo) (*PatchTransform, error) {
-	path := filepath.Join(o.Run, "vae.json")
+func (r *runner) patchTransform(photos []data.Photo) (*PatchTransform, error) {
+	path := filepath.Join(r.s.Run, "vae.json")
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		o.Log.Printf("vae: fitting the patch transform to %d photographs\n", len(photos))
+		r.log.Printf("vae: fitting the patch transform to %d photographs\n", len(photos))
 		p, err := FitPatches(photos, NanoVAE().SpaceToDepthShortcut, 1<<21, 1)
 		if err != nil {
 			return nil, err
@@ -129,85 +99,9 @@ func (o NanoOptions) patchTransform(photos []data.Photo) (*PatchTransform, error
 	return p, nil
 }
 
-func (o NanoOptions) state(stage string) string {
-	return filepath.Join(o.Run, stage+".state.safetensors")
-}
-
-// runStage trains stage i until its last step; done is false where ctx ended first.
-func (o NanoOptions) runStage(ctx context.Context, d *bindings.Device, pack *data.Pack, patches *PatchTransform, i int) (done bool, err error) {
-	c := o.Stages[i]
-	arena := tensor.NewArena(d)
-	defer d.Do(func() error { arena.Free(); return nil })
-	var tr *Trainer
-	var b *model.Bundle
-	err = d.Do(func() error {
-		if b, err = o.initialise(arena, patches, c, i); err != nil {
-			return err
-		}
-		if tr, err = NewTrainer(d, arena, b.Net, b.VAE, c); err != nil {
-			return err
-		}
-		_, err = tr.Resume(o.state(c.Stage))
-		return err
-	})
-	if err != nil || tr.Step >= c.Steps {
-		return err == nil, err
-	}
-	defer d.Do(func() error { tr.Close(); return nil })
-	o.Log.steps = c.Steps
-	o.Log.Printf("%s: from step %d of %d\n", c.Stage, tr.Step, c.Steps)
-	loader, err := data.NewPatchLoader(data.LoaderConfig{Photos: pack.Photos, Preset: c.Preset, Seed: c.Seed, Batch: c.Batch, Size: c.Size, Workers: o.Workers})
-	if err != nil {
-		return false, err
-	}
-	defer loader.Close()
-	held, err := o.heldOut()
-	if err != nil {
-		return false, err
-	}
-	hooks := Hooks{
-		Log: o.Log.Write,
-		Save: func() error {
-			if err := tr.Save(o.state(c.Stage)); err != nil {
-				return err
-			}
-			if o.Export == nil || c.Stage != StageTune {
-				return nil
-			}
-			b.Step, b.Licence = fmt.Sprint(tr.Step), NanoLicence
-			return o.Export(b)
-		},
-	}
-	if c.Stage != StageBase {
-		hooks.Validate = func() error { return o.validate(tr, held) }
-	}
-	err = tr.Run(ctx, loader, hooks)
-	return err == nil && tr.Step >= c.Steps, err
-}
-
-// heldOut are the validation crops.
-func (o NanoOptions) heldOut() (*Validation, error) {
-	pack, err := data.OpenPack(filepath.Join(o.Photos, "val.fxp"))
-	if err != nil {
-		return nil, err
-	}
-	defer pack.Close()
-	return NewValidation(pack.Photos, 128, 12)
-}
-
-func (o NanoOptions) validate(tr *Trainer, held *Validation) error {
-	gains, err := tr.Gains(held)
-	if err != nil {
-		return err
-	}
-	return o.Log.Write(Record{Stage: tr.Config.Stage, Step: tr.Step, Gains: gains})
-}
-
-// initialise makes the models of stage i: first weights, then the averages that the earlier stages ended with; or the weights of the bundle to start from.
-func (o NanoOptions) initialise(arena *tensor.Arena, patches *PatchTransform, c Config, i int) (*model.Bundle, error) {
-	if o.Warm != "" {
-		return model.LoadBundle(arena, o.Warm, "", c.dtype(), bindings.F32)
-	}
+// newNano makes the models of stage i of the recipe: first weights, then the averages that the earlier stages ended with.
+func (r *runner) newNano(arena *tensor.Arena, i int) (*model.Bundle, error) {
+	c := r.stages[i]
 	base, err := model.NewFlux(arena, NanoFlux(), c.dtype())
 	if err != nil {
 		return nil, err
@@ -220,25 +114,22 @@ func (o NanoOptions) initialise(arena *tensor.Arena, patches *PatchTransform, c 
 	if err != nil {
 		return nil, err
 	}
-	if err := patches.Apply(vae); err != nil {
+	if err := r.patches.Apply(vae); err != nil {
 		return nil, err
 	}
 	if err := InitBase(base, c.Seed); err != nil {
 		return nil, err
 	}
-	for _, stage := range o.Stages[:i] {
+	for _, stage := range r.stages[:i] {
 		ps := base.Params
 		if stage.Stage == StageAdapter {
 			ps = adapter.Params
-			if err := InitAdapter(adapter, base, c.Seed); err != nil {
-				return nil, err
-			}
 		}
-		if err := loadAverages(o.state(stage.Stage), ps); err != nil {
+		if err := loadAverages(r.state(stage.Stage), ps); err != nil {
 			return nil, err
 		}
 	}
-	if i == 0 || c.Stage == StageAdapter {
+	if c.Stage != StageTune {
 		if err := InitAdapter(adapter, base, c.Seed); err != nil {
 			return nil, err
 		}

@@ -12,12 +12,12 @@ import (
 
 // Loss is how a step's error is measured (spec §4): Flow · L_fm + Pixel · L_px.
 type Loss struct {
-	Flow     float64 `json:"flow"`     // weight of the flow-matching loss, 1
-	Pixel    float64 `json:"pixel"`    // lambda_px, weight of the pixel loss, 0.1; 0 leaves the decoder out
-	Gamma    float64 `json:"gamma"`    // items weigh (1−t)^gamma in the pixel loss, 1
-	Distance string  `json:"distance"` // l1, l2 or charbonnier
-	Crop     int     `json:"crop"`     // side of the decoded crop, latent pixels; 0 decodes everything
-	Margin   int     `json:"margin"`   // latent pixels decoded around the crop and cut off
+	Flow     float64 `json:"flow" toml:"flow"`         // weight of the flow-matching loss, 1
+	Pixel    float64 `json:"pixel" toml:"pixel"`       // lambda_px, weight of the pixel loss, 0.1; 0 leaves the decoder out
+	Gamma    float64 `json:"gamma" toml:"gamma"`       // items weigh (1−t)^gamma in the pixel loss, 1
+	Distance string  `json:"distance" toml:"distance"` // l1, l2 or charbonnier
+	Crop     int     `json:"crop" toml:"crop"`         // side of the decoded crop, latent pixels; 0 decodes everything
+	Margin   int     `json:"margin" toml:"margin"`     // latent pixels decoded around the crop and cut off
 }
 
 // DefaultLoss has the specification's defaults.

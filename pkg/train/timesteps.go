@@ -17,11 +17,11 @@ const (
 
 // TimeSampling says how training times are drawn; t = 1 is noise, t = 0 is data. The zero value is a logit-normal with m = 0, s = 1, without shift.
 type TimeSampling struct {
-	Kind     string  `json:"kind"`     // "" is LogitNormal
-	Location float64 `json:"location"` // m, of LogitNormal only
-	Scale    float64 `json:"scale"`    // s; 0 is the kind's default: 1 for LogitNormal, 1.29 for Mode
-	Shift    bool    `json:"shift"`    // apply the resolution shift, whatever the kind
-	AtOne    float64 `json:"at_one"`   // share of items, 0 to 1, whose time is exactly 1: a model that restores in one step from noise is trained there
+	Kind     string  `json:"kind" toml:"kind"`         // "" is LogitNormal
+	Location float64 `json:"location" toml:"location"` // m, of LogitNormal only
+	Scale    float64 `json:"scale" toml:"scale"`       // s; 0 is the kind's default: 1 for LogitNormal, 1.29 for Mode
+	Shift    bool    `json:"shift" toml:"shift"`       // apply the resolution shift, whatever the kind
+	AtOne    float64 `json:"at_one" toml:"at_one"`     // share of items, 0 to 1, whose time is exactly 1: a model that restores in one step from noise is trained there
 }
 
 // maxModeScale is the largest s for which Mode's map of u is monotone, and so a density.

@@ -202,8 +202,8 @@ func TestResumeRefuses(t *testing.T) {
 		if _, err := tr.Resume(garbage); !errors.Is(err, weights.ErrCorrupt) {
 			t.Errorf("file that is no state: %v", err)
 		}
-		if found, err := tr.Resume(filepath.Join(dir, "none")); found || err != nil {
-			t.Errorf("missing state: %v, %v", found, err)
+		if changed, err := tr.Resume(filepath.Join(dir, "none")); changed != nil || err != nil {
+			t.Errorf("missing state: %v, %v", changed, err)
 		}
 		return nil
 	})

@@ -14,11 +14,22 @@ import (
 //go:embed bundle
 var files embed.FS
 
+const name = "embedded model" // in messages
+
 // Load reads the model into a. Transformer and adapter work in dtype, the autoencoder in f32. Call inside Device.Do.
 func Load(a *tensor.Arena, dtype bindings.DType) (*model.Bundle, error) {
 	bundle, err := fs.Sub(files, "bundle")
 	if err != nil {
 		return nil, err
 	}
-	return model.LoadBundleFS(a, bundle, "embedded model", dtype, bindings.F32)
+	return model.LoadBundleFS(a, bundle, name, dtype, bindings.F32)
+}
+
+// LoadBase is Load without the adapter, to train another.
+func LoadBase(a *tensor.Arena, dtype bindings.DType) (*model.Bundle, error) {
+	bundle, err := fs.Sub(files, "bundle")
+	if err != nil {
+		return nil, err
+	}
+	return model.LoadBaseFS(a, bundle, name, dtype, bindings.F32)
 }

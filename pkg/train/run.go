@@ -1,0 +1,252 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/fluxir/fluxir/bindings"
+	"github.com/fluxir/fluxir/pkg/data"
+	"github.com/fluxir/fluxir/pkg/model"
+	"github.com/fluxir/fluxir/pkg/model/nano"
+	"github.com/fluxir/fluxir/pkg/tensor"
+)
+
+// runner is a run under way.
+type runner struct {
+	s       Settings
+	stages  []Config
+	log     *Logger
+	device  *bindings.Device
+	photos  *photoSets
+	patches *PatchTransform // of the recipe's autoencoder
+}
+
+// Run trains the given stages one after the other, each from where it stopped; without stages it only fits the recipe's autoencoder. A cancelled ctx
+// finishes the step, saves and returns nil with done false.
+func Run(ctx context.Context, s Settings, stages []Config, log *Logger) (done bool, err error) {
+	if err := s.Validate(); err != nil {
+		return false, err
+	}
+	r := &runner{s: s, stages: stages, log: log}
+	if r.photos, err = openPhotos(s.Photos, s.Run, log); err != nil {
+		return false, err
+	}
+	defer r.photos.Close()
+	if r.device, err = bindings.OpenDevice(s.Device, s.Threads); err != nil {
+		return false, err
+	}
+	defer r.device.Close()
+	if s.Model == "" && s.Warm == "" {
+		if r.patches, err = r.patchTransform(r.photos.train); err != nil {
+			return false, err
+		}
+	}
+	for i := range stages {
+		if done, err := r.runStage(ctx, i); err != nil || !done {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func (r *runner) state(stage string) string {
+	return filepath.Join(r.s.Run, stage+".state.safetensors")
+}
+
+// runStage trains stage i until its last step; done is false where ctx ended first.
+func (r *runner) runStage(ctx context.Context, i int) (done bool, err error) {
+	c := r.stages[i]
+	if err := r.storeConfig(c); err != nil {
+		return false, err
+	}
+	arena := tensor.NewArena(r.device)
+	defer r.device.Do(func() error { arena.Free(); return nil })
+	var tr *Trainer
+	var b *model.Bundle
+	err = r.device.Do(func() error {
+		if b, err = r.load(arena, i); err != nil {
+			return err
+		}
+		if tr, err = NewTrainer(r.device, arena, b.Net, b.VAE, c); err != nil {
+			return err
+		}
+		changed, err := tr.Resume(r.state(c.Stage))
+		for _, line := range changed {
+			r.log.Printf("%s: changed since the state was saved: %s\n", c.Stage, line)
+		}
+		return err
+	})
+	if err != nil || tr.Step >= c.Steps {
+		return err == nil, err
+	}
+	defer r.device.Do(func() error { tr.Close(); return nil })
+	r.log.steps = c.Steps
+	r.log.Printf("%s: from step %d of %d\n", c.Stage, tr.Step, c.Steps)
+	loader, err := data.NewPatchLoader(data.LoaderConfig{Photos: r.photos.train, Preset: c.Preset, Seed: c.Seed, Batch: c.Batch, Size: c.Size, Workers: r.s.Workers})
+	if err != nil {
+		return false, err
+	}
+	defer loader.Close()
+	held, err := NewValidation(r.photos.held, 128, 12)
+	if err != nil {
+		return false, err
+	}
+	hooks := Hooks{
+		Log: r.log.Write,
+		Save: func() error {
+			if err := tr.Save(r.state(c.Stage)); err != nil {
+				return err
+			}
+			b.Step, b.Licence = fmt.Sprint(tr.Step), r.licence()
+			return r.export(c.Stage, b)
+		},
+	}
+	if c.Stage != StageBase {
+		hooks.Validate = func() error {
+			gains, err := tr.Gains(held)
+			if err != nil {
+				return err
+			}
+			return r.log.Write(Record{Stage: c.Stage, Step: tr.Step, Gains: gains})
+		}
+	}
+	err = tr.Run(ctx, loader, hooks)
+	return err == nil && tr.Step >= c.Steps, err
+}
+
+// load makes the models of stage i: those of the recipe, those of a folder, or a base of a folder under a new adapter.
+func (r *runner) load(arena *tensor.Arena, i int) (*model.Bundle, error) {
+	c := r.stages[i]
+	switch {
+	case r.s.Warm != "":
+		return model.LoadBundle(arena, r.s.Warm, "", c.dtype(), bindings.F32)
+	case r.s.Model == "":
+		return r.newNano(arena, i)
+	}
+	config := model.DefaultAdapterConfig()
+	var b *model.Bundle
+	var err error
+	if r.s.Model == ModelNano {
+		config = NanoAdapter()
+		b, err = nano.LoadBase(arena, c.dtype())
+	} else {
+		b, err = model.LoadBase(arena, r.s.Model, c.dtype(), bindings.F32)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if b.Net.Adapter, err = model.NewAdapter(arena, &b.Net.Base.Config, config, c.dtype()); err != nil {
+		return nil, err
+	}
+	return b, InitAdapter(b.Net.Adapter, b.Net.Base, c.Seed)
+}
+
+// licence of what is trained here: of the adapter to a foreign base it is the user's to say.
+func (r *runner) licence() string {
+	if r.s.Model == "" || r.s.Model == ModelNano {
+		return NanoLicence
+	}
+	return ""
+}
+
+// export writes what `restore` reads: of the adapter stage adapter.safetensors, of tune the whole model.
+func (r *runner) export(stage string, b *model.Bundle) error {
+	folder := filepath.Join(r.s.Run, "export")
+	switch stage {
+	case StageAdapter:
+		return model.SaveAdapter(folder, b)
+	case StageTune:
+		return model.SaveBundle(folder, b)
+	}
+	return nil
+}
+
+// storeConfig writes and prints the resolved configuration of a stage.
+func (r *runner) storeConfig(c Config) error {
+	s := r.s
+	s.Config = c
+	text, err := s.TOML()
+	if err != nil {
+		return err
+	}
+	r.log.Printf("# configuration, stored as %s.toml\n%s\n", c.Stage, text)
+	return data.WriteFile(filepath.Join(s.Run, c.Stage+".toml"), text)
+}
+
+// photoSets are the photographs to train on and those held out.
+type photoSets struct {
+	train, held []data.Photo
+	packs       []*data.Pack
+}
+
+// Close releases the photographs.
+func (p *photoSets) Close() {
+	for _, pack := range p.packs {
+		pack.Close()
+	}
+}
+
+// openPhotos opens path: a folder with the packs of cmd/photos, a folder of images (train/ and val/ below it, or any), or one image. Without a val folder
+// every eighth image is held out, and with fewer than eight they are the training images.
+func openPhotos(path, run string, log *Logger) (*photoSets, error) {
+	sets := &photoSets{}
+	open := func(name string) ([]data.Photo, error) {
+		pack, err := data.OpenPack(filepath.Join(path, name+".fxp"))
+		if err != nil && (name == "" || errors.Is(err, fs.ErrNotExist)) {
+			pack, err = data.PackFolder(filepath.Join(path, name), run, func(err error) { log.Printf("data: skipped: %v\n", err) })
+		}
+		if err != nil {
+			return nil, err
+		}
+		sets.packs = append(sets.packs, pack)
+		return pack.Photos, nil
+	}
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: no training photographs: `make photos` fetches some into data/photos; --photos names a folder of your own", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if info.IsDir() {
+		sets.train, err = open("train")
+	}
+	if !info.IsDir() || errors.Is(err, fs.ErrNotExist) {
+		sets.train, err = open("")
+	}
+	if err == nil {
+		sets.held, err = open("val")
+	}
+	if len(sets.train) > 0 && err != nil && (!info.IsDir() || errors.Is(err, fs.ErrNotExist)) {
+		err = nil
+		sets.train, sets.held = split(sets.train)
+	}
+	if err != nil {
+		sets.Close()
+		return nil, err
+	}
+	log.Printf("data: %d photographs, %.1f megapixels; %d held out for validation\n", len(sets.train), data.Megapixels(sets.train), len(sets.held))
+	if len(sets.held) > 0 && len(sets.train) > 0 && &sets.held[0] == &sets.train[0] {
+		log.Printf("data: too few to hold any out: validation restores the training photographs, so its gains say nothing about others (`make photos` fetches more)\n")
+	}
+	return sets, nil
+}
+
+// split holds every eighth photograph out; of fewer than eight it returns all twice.
+func split(photos []data.Photo) (train, held []data.Photo) {
+	if len(photos) < 8 {
+		return photos, photos
+	}
+	for i, p := range photos {
+		if i%8 == 7 {
+			held = append(held, p)
+		} else {
+			train = append(train, p)
+		}
+	}
+	return train, held
+}
