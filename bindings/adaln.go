@@ -15,7 +15,7 @@ func (d *Device) AdaLNForward(y, mean, rstd, x, shift, scale *Tensor, eps float3
 	return d.check(C.fx_adaln_forward(d.ctx, y.c(), mean.c(), rstd.c(), x.c(), shift.c(), scale.c(), C.float(eps)))
 }
 
-// AdaLNBackward: dx, dshift and dscale, all overwritten; dshift and dscale [B,C] may be nil together. See fx_adaln_backward.
-func (d *Device) AdaLNBackward(dx, dshift, dscale, dy, x, mean, rstd, scale *Tensor) error {
-	return d.check(C.fx_adaln_backward(d.ctx, dx.c(), dshift.c(), dscale.c(), dy.c(), x.c(), mean.c(), rstd.c(), scale.c()))
+// AdaLNBackward: dx, overwritten or, where accumulate is set, added to; dshift and dscale, overwritten; dshift and dscale [B,C] may be nil together. See fx_adaln_backward.
+func (d *Device) AdaLNBackward(dx, dshift, dscale, dy, x, mean, rstd, scale *Tensor, accumulate bool) error {
+	return d.check(C.fx_adaln_backward(d.ctx, dx.c(), dshift.c(), dscale.c(), dy.c(), x.c(), mean.c(), rstd.c(), scale.c(), flag(accumulate)))
 }

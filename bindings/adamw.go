@@ -5,8 +5,6 @@ package bindings
 #cgo nocallback fx_grad_sum_squares
 #cgo noescape fx_adamw_step
 #cgo nocallback fx_adamw_step
-#cgo noescape fx_ema_step
-#cgo nocallback fx_ema_step
 #include "fluxir.h"
 */
 import "C"
@@ -19,10 +17,11 @@ type AdamWParam struct {
 	Param  unsafe.Pointer
 	DType  DType // F32 or BF16
 	_      int32
-	Master unsafe.Pointer // F32, as M, V and Grad
+	Master unsafe.Pointer // F32, as M, V, Grad and EMA
 	M      unsafe.Pointer
 	V      unsafe.Pointer
 	Grad   unsafe.Pointer
+	EMA    unsafe.Pointer // average of Master over the steps, nil: none
 	N      int64
 }
 
@@ -30,8 +29,10 @@ type AdamWParam struct {
 type AdamWArgs struct {
 	LR, Beta1, Beta2, Eps, WeightDecay float32
 
-	Clip float32 // largest global norm; 0: no clipping
-	Step int64   // 1 for the first
+	Clip     float32 // largest global norm; 0: no clipping
+	EMADecay float32 // 0..1, read where a parameter has an EMA
+	_        int32
+	Step     int64 // 1 for the first
 }
 
 // first is the C view of params, nil when there are none.
@@ -48,12 +49,7 @@ func (d *Device) GradSumSquares(out *Tensor, params []AdamWParam) error {
 	return d.check(C.fx_grad_sum_squares(d.ctx, out.c(), first(params), C.int64_t(len(params))))
 }
 
-// AdamWStep updates master, m, v and the working copies. sumSquares [1] F32 comes from GradSumSquares, nil when args.Clip is 0. See fx_adamw_step.
+// AdamWStep updates master, m, v, the working copies and the averages. sumSquares [1] F32 comes from GradSumSquares, nil when args.Clip is 0. See fx_adamw_step.
 func (d *Device) AdamWStep(params []AdamWParam, sumSquares *Tensor, args *AdamWArgs) error {
 	return d.check(C.fx_adamw_step(d.ctx, first(params), C.int64_t(len(params)), sumSquares.c(), args.c()))
-}
-
-// EMAStep: ema = decay · ema + (1 − decay) · x, F32, same shape, contiguous. See fx_ema_step.
-func (d *Device) EMAStep(ema, x *Tensor, decay float32) error {
-	return d.check(C.fx_ema_step(d.ctx, ema.c(), x.c(), C.float(decay)))
 }

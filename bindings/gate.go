@@ -14,7 +14,7 @@ func (d *Device) GateForward(y, x, gate, r *Tensor, alpha float32) error {
 	return d.check(C.fx_gate_forward(d.ctx, y.c(), x.c(), gate.c(), r.c(), C.float(alpha)))
 }
 
-// GateBackward: dr = alpha · gate ⊙ dy, dgate = alpha · Σ_L dy ⊙ r; either may be nil. dx is dy itself. See fx_gate_backward.
-func (d *Device) GateBackward(dr, dgate, dy, gate, r *Tensor, alpha float32) error {
-	return d.check(C.fx_gate_backward(d.ctx, dr.c(), dgate.c(), dy.c(), gate.c(), r.c(), C.float(alpha)))
+// GateBackward: dr = alpha · gate ⊙ dy, or += where accumulate is set, dgate = alpha · Σ_L dy ⊙ r; either may be nil. dx is dy itself. See fx_gate_backward.
+func (d *Device) GateBackward(dr, dgate, dy, gate, r *Tensor, alpha float32, accumulate bool) error {
+	return d.check(C.fx_gate_backward(d.ctx, dr.c(), dgate.c(), dy.c(), gate.c(), r.c(), C.float(alpha), flag(accumulate)))
 }

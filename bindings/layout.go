@@ -38,9 +38,13 @@ func (d *Device) Fill(y *Tensor, value float32) error {
 
 // SumBatch: dx [..] = sum over b of dy [B,..], or += with accumulate (dx F32): the backward of a broadcast over the batch. See fx_sum_batch.
 func (d *Device) SumBatch(dx, dy *Tensor, accumulate bool) error {
-	var add C.int32_t
-	if accumulate {
-		add = 1
+	return d.check(C.fx_sum_batch(d.ctx, dx.c(), dy.c(), flag(accumulate)))
+}
+
+// flag is a C truth value.
+func flag(on bool) C.int32_t {
+	if on {
+		return 1
 	}
-	return d.check(C.fx_sum_batch(d.ctx, dx.c(), dy.c(), add))
+	return 0
 }

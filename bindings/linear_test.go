@@ -17,7 +17,7 @@ func TestLinearRows(t *testing.T) {
 		defer b.Free()
 		dw, dy := NewTensor(b.Data(), F32, 2, 3), NewTensor(b.Data(), F32, 5, 2)
 		x, w := NewTensor(b.Data(), F32, 4, 3), NewTensor(b.Data(), F32, 2, 3)
-		return d.LinearBackward(nil, &dw, nil, &dy, &x, &w)
+		return d.LinearBackward(nil, nil, &dw, nil, &dy, &x, nil, &w, nil, ActNone, false)
 	})
 	if e, ok := err.(*Error); !ok || e.Message != "linear_backward: x: shape: got [4,3] want [5,3]" {
 		t.Errorf("x with fewer rows than dy: %v", err)

@@ -1,22 +1,9 @@
-// act.cpp: GELU (tanh form) and SiLU. Both are x · sigmoid(w): SiLU with w = x, and, as (1 + tanh u) / 2 = sigmoid(2u), GELU with
-// w = 2 √(2/π) (x + 0.044715 x³).
+// act.cpp: GELU (tanh form) and SiLU alone; behind a product they are part of linear.
+#include "core/activation.h"
 #include "core/rows.h"
 
 namespace fx::FX_TIER {
 namespace {
-
-constexpr float kTwoRoot = 1.5957691216f;  // 2 √(2/π)
-constexpr float kCubic = 0.044715f;
-
-struct Gelu {
-  static FX_INLINE vf argument(vf x) { return x * (kTwoRoot + kTwoRoot * kCubic * x * x); }
-  static FX_INLINE vf slope(vf x) { return kTwoRoot + 3 * kTwoRoot * kCubic * x * x; }
-};
-
-struct Silu {
-  static FX_INLINE vf argument(vf x) { return x; }
-  static FX_INLINE vf slope(vf) { return splat(1); }
-};
 
 template <class A, class T>
 fx_status forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x) {
@@ -24,10 +11,7 @@ fx_status forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x) {
   rows.run(ctx, [&](const Rows<2>::Piece& p) {
     T* yp = data<T>(y) + p.at[0];
     const T* xp = data<T>(x) + p.at[1];
-    for_lanes(p.n, [&](int64_t i, int64_t lanes) {
-      vf v = load_some(xp + i, lanes);
-      store_some(yp + i, v / (1.0f + exp(-A::argument(v))), lanes);
-    });
+    for_lanes(p.n, [&](int64_t i, int64_t lanes) { store_some(yp + i, A::value(load_some(xp + i, lanes)), lanes); });
   });
   return FX_STATUS_OK;
 }
@@ -39,10 +23,7 @@ fx_status backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dy, const 
     T* dxp = data<T>(dx) + p.at[0];
     const T *dyp = data<T>(dy) + p.at[1], *xp = data<T>(x) + p.at[2];
     for_lanes(p.n, [&](int64_t i, int64_t lanes) {
-      vf v = load_some(xp + i, lanes), s, rest;
-      sigmoid_pair(A::argument(v), s, rest);
-      vf slope = s + v * s * rest * A::slope(v);
-      store_some(dxp + i, load_some(dyp + i, lanes) * slope, lanes);
+      store_some(dxp + i, load_some(dyp + i, lanes) * A::derivative(load_some(xp + i, lanes)), lanes);
     });
   });
   return FX_STATUS_OK;

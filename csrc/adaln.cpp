@@ -53,9 +53,11 @@ fx_status forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* mean, const 
   return FX_STATUS_OK;
 }
 
-// One row: with g = dy (1 + scale), dx = rstd (g − mean(g) − xhat · mean(g · xhat)). dshift += dy, dscale += dy · xhat, where wanted.
+// One row: with g = dy (1 + scale), dx = rstd (g − mean(g) − xhat · mean(g · xhat)), or += that. dshift += dy, dscale += dy · xhat, where
+// wanted.
 template <class T>
-void backward_row(T* dx, float* dshift, float* dscale, const T* dy, const T* x, const T* scale, int64_t C, float mean, float rstd) {
+void backward_row(T* dx, float* dshift, float* dscale, const T* dy, const T* x, const T* scale, int64_t C, float mean, float rstd,
+                  bool accumulate) {
   vf projection{};
   float total = row_sum(C, [&](int64_t i, int64_t lanes) {
     vf d = load_some(dy + i, lanes), normal = (load_some(x + i, lanes) - mean) * rstd;
@@ -71,7 +73,8 @@ void backward_row(T* dx, float* dshift, float* dscale, const T* dy, const T* x, 
   for_lanes(C, [&](int64_t i, int64_t lanes) {
     vf normal = (load_some(x + i, lanes) - mean) * rstd;
     vf g = load_some(dy + i, lanes) * (1.0f + load_some(scale + i, lanes));
-    store_some(dx + i, rstd * (g - a - normal * b), lanes);
+    vf d = rstd * (g - a - normal * b);
+    store_some(dx + i, accumulate ? load_some(dx + i, lanes) + d : d, lanes);
   });
 }
 
@@ -91,7 +94,7 @@ void sum_chunks(fx_ctx* ctx, const fx_tensor* out, const float* partial, int64_t
 
 template <class T>
 fx_status backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dshift, const fx_tensor* dscale, const fx_tensor* dy,
-                   const fx_tensor* x, const fx_tensor* mean, const fx_tensor* rstd, const fx_tensor* scale) {
+                   const fx_tensor* x, const fx_tensor* mean, const fx_tensor* rstd, const fx_tensor* scale, bool accumulate) {
   int64_t B = x->shape[0], L = x->shape[1], C = x->shape[2];
   int64_t chunks = (L + kRows - 1) / kRows;
   float* partial = dshift ? static_cast<float*>(workspace(ctx, B * chunks * 2 * C * 4)) : nullptr;
@@ -102,7 +105,7 @@ fx_status backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dshift, co
     for (int64_t l = first; l < last; l++)
       backward_row(data<T>(dx) + b * dx->strides[0] + l * dx->strides[1], sums, sums ? sums + C : nullptr,
                    data<T>(dy) + b * dy->strides[0] + l * dy->strides[1], data<T>(x) + b * x->strides[0] + l * x->strides[1],
-                   data<T>(scale) + b * scale->strides[0], C, data<float>(mean)[b * L + l], data<float>(rstd)[b * L + l]);
+                   data<T>(scale) + b * scale->strides[0], C, data<float>(mean)[b * L + l], data<float>(rstd)[b * L + l], accumulate);
   });
   if (!dshift) return FX_STATUS_OK;
   sum_chunks<T>(ctx, dshift, partial, chunks, 2 * C);
@@ -116,8 +119,9 @@ fx_status adaln_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* mean, 
 }
 
 fx_status adaln_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dshift, const fx_tensor* dscale, const fx_tensor* dy,
-                         const fx_tensor* x, const fx_tensor* mean, const fx_tensor* rstd, const fx_tensor* scale) {
-  return dispatch(x->dtype, [&](auto t) { return backward<decltype(t)>(ctx, dx, dshift, dscale, dy, x, mean, rstd, scale); });
+                         const fx_tensor* x, const fx_tensor* mean, const fx_tensor* rstd, const fx_tensor* scale, int32_t accumulate) {
+  return dispatch(x->dtype,
+                  [&](auto t) { return backward<decltype(t)>(ctx, dx, dshift, dscale, dy, x, mean, rstd, scale, accumulate != 0); });
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// adamw.cpp: AdamW over many parameters at once, the squared gradient norm it clips by, and the exponential moving average. Bound by
-// memory. Work is cut in chunks over all parameters together, so small tensors cost no parallel region of their own.
+// adamw.cpp: AdamW over many parameters at once, with their moving averages in the same pass, and the squared gradient norm it clips by.
+// Bound by memory. Work is cut in chunks over all parameters together, so small tensors cost no parallel region of their own.
 #include <math.h>
 
 #include "core/op.h"
@@ -71,7 +71,7 @@ fx_status grad_sum_squares(fx_ctx* ctx, const fx_tensor* out, const fx_adamw_par
 
 // The constants of one step, made in f64.
 struct Step {
-  float clip, keep, beta1, rest1, beta2, rest2, rate, root, eps;
+  float clip, keep, beta1, rest1, beta2, rest2, rate, root, eps, decay, rest;
 
   Step(const fx_adamw_args& a, const fx_tensor* sum_squares) {
     double b1 = a.beta1, b2 = a.beta2, t = double(a.step), scale = 1;
@@ -86,6 +86,7 @@ struct Step {
     rate = float(double(a.lr) / (1 - pow(b1, t)));
     root = float(1 / ::sqrt(1 - pow(b2, t)));
     eps = a.eps;
+    decay = a.ema_decay, rest = float(1 - double(a.ema_decay));
   }
 };
 
@@ -93,6 +94,7 @@ template <class P>
 void update(const Step& s, const fx_adamw_param& p, Span span) {
   P* param = static_cast<P*>(p.param) + span.start;
   float *master = p.master + span.start, *mp = p.m + span.start, *vp = p.v + span.start;
+  float* ema = p.ema ? p.ema + span.start : nullptr;
   const float* grad = p.grad + span.start;
   for_lanes(span.n, [&](int64_t i, int64_t lanes) {
     vf g = s.clip * load_some(grad + i, lanes);
@@ -103,6 +105,7 @@ void update(const Step& s, const fx_adamw_param& p, Span span) {
     store_some(vp + i, v, lanes);
     store_some(master + i, w, lanes);
     if (static_cast<void*>(param) != master) store_some(param + i, w, lanes);
+    if (ema) store_some(ema + i, s.decay * load_some(ema + i, lanes) + s.rest * w, lanes);
   });
 }
 
@@ -118,27 +121,11 @@ fx_status adamw_step(fx_ctx* ctx, const fx_adamw_param* params, int64_t count, c
   return FX_STATUS_OK;
 }
 
-fx_status ema_step(fx_ctx* ctx, const fx_tensor* ema, const fx_tensor* x, float decay) {
-  int64_t size = 1;
-  for (int d = 0; d < ema->rank; d++) size *= ema->shape[d];
-  float rest = float(1 - double(decay));
-  parallel_for(ctx, chunks_of(size), [&](int64_t chunk) {
-    Span span(chunk, size);
-    float* e = data<float>(ema) + span.start;
-    const float* xp = data<float>(x) + span.start;
-    for_lanes(span.n, [&](int64_t i, int64_t lanes) {
-      store_some(e + i, decay * load_some(e + i, lanes) + rest * load_some(xp + i, lanes), lanes);
-    });
-  });
-  return FX_STATUS_OK;
-}
-
 }  // namespace
 
 void add_adamw(fx_ops* ops) {
   ops->grad_sum_squares = grad_sum_squares;
   ops->adamw_step = adamw_step;
-  ops->ema_step = ema_step;
 }
 
 }  // namespace fx::FX_TIER

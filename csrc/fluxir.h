@@ -21,7 +21,8 @@
  *
  * The accumulate rule. Backward functions ADD to gradients of parameters (dw, db, dweight, dgain, ... : F32, zeroed by the caller once a
  * step) and OVERWRITE gradients of activations. NULL for a gradient means "not wanted" and costs nothing. When a tensor has two consumers,
- * the tape adds the gradients, never the kernel.
+ * the tape adds the gradients; ops with an argument `accumulate` do it themselves where it is not 0: they add to the one gradient named
+ * there instead of overwriting it, in f32 with one rounding.
  *
  * Determinism. Reductions have a fixed split: same input, same bits, at any thread count.
  */
@@ -35,7 +36,7 @@
 extern "C" {
 #endif
 
-#define FX_ABI_VERSION 1
+#define FX_ABI_VERSION 2
 
 typedef int32_t fx_status;
 enum {
@@ -116,12 +117,18 @@ fx_status fx_copy_to_host(fx_ctx* ctx, void* host, const void* device, int64_t b
 typedef int32_t fx_act;
 enum { FX_ACT_NONE = 0, FX_ACT_GELU_TANH = 1, FX_ACT_SILU = 2 };
 
-/* y = act(x w^T + b). x [M,I] or [B,L,I]; w [O,I]; b [O] or NULL; y as x with O. */
-fx_status fx_linear_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* w, const fx_tensor* b, fx_act act);
-/* For act = none (an activation has its own node in training): dx = dy w; dw += dy^T x [O,I] F32; db += sum of dy [O] F32.
- * dx, dw, db may be NULL: the frozen base asks for dx only. */
-fx_status fx_linear_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dw, const fx_tensor* db, const fx_tensor* dy,
-                             const fx_tensor* x, const fx_tensor* w);
+/* y = act(u) with u = x w^T + b, or y = residual + gate_b ⊙ u: the product and what follows it, while its tiles are in the cache.
+ * x [M,I] or [B,L,I]; w [O,I]; b [O] or NULL; y as x with O. residual as y and gate [B,O]: both or NULL, with x [B,L,I] and act none; y may
+ * alias residual. pre: u as y, rounded to the activations' dtype, saved for the backward of act or gate, NULL if not wanted; act and gate
+ * take u before that rounding. */
+fx_status fx_linear_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* pre, const fx_tensor* x, const fx_tensor* residual,
+                            const fx_tensor* gate, const fx_tensor* w, const fx_tensor* b, fx_act act);
+/* With du = dy, dy ⊙ act'(pre), or gate_b ⊙ dy, in the activations' dtype: dx = du w; dgate = sum over L of dy ⊙ pre [B,O], in gate's
+ * dtype; dw += du^T x [O,I] F32; db += sum of du [O] F32. dresidual is dy itself. dx, dgate, dw, db may be NULL: the frozen base asks for
+ * dx only. pre is read by act and dgate, else NULL. accumulate: dx +=. */
+fx_status fx_linear_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dgate, const fx_tensor* dw, const fx_tensor* db,
+                             const fx_tensor* dy, const fx_tensor* x, const fx_tensor* gate, const fx_tensor* w, const fx_tensor* pre,
+                             fx_act act, int32_t accumulate);
 
 /* ---- attention -------------------------------------------------------------------------------------------------------------- */
 
@@ -155,16 +162,17 @@ fx_status fx_qk_norm_rope_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_te
  * NULL together. Biased variance. */
 fx_status fx_adaln_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* mean, const fx_tensor* rstd, const fx_tensor* x,
                            const fx_tensor* shift, const fx_tensor* scale, float eps);
-/* dx =, dshift =, dscale = [B,C] (activations: they come from the modulation). dshift and dscale may be NULL together. */
+/* dx =, dshift =, dscale = [B,C] (activations: they come from the modulation). dshift and dscale may be NULL together. accumulate: dx +=.
+ */
 fx_status fx_adaln_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dshift, const fx_tensor* dscale, const fx_tensor* dy,
-                            const fx_tensor* x, const fx_tensor* mean, const fx_tensor* rstd, const fx_tensor* scale);
+                            const fx_tensor* x, const fx_tensor* mean, const fx_tensor* rstd, const fx_tensor* scale, int32_t accumulate);
 
 /* y = x + alpha · gate_b ⊙ r: the gated residual, and the SE broadcast (alpha = lambda). x, r, y [B,L,C]; gate [B,C] of the activations'
  * dtype or F32. y may alias x. */
 fx_status fx_gate_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* gate, const fx_tensor* r, float alpha);
-/* dr = alpha · gate ⊙ dy; dgate = alpha · sum over L of dy ⊙ r, in gate's dtype. dx is dy itself. Either may be NULL. */
+/* dr = alpha · gate ⊙ dy; dgate = alpha · sum over L of dy ⊙ r, in gate's dtype. dx is dy itself. Either may be NULL. accumulate: dr +=. */
 fx_status fx_gate_backward(fx_ctx* ctx, const fx_tensor* dr, const fx_tensor* dgate, const fx_tensor* dy, const fx_tensor* gate,
-                           const fx_tensor* r, float alpha);
+                           const fx_tensor* r, float alpha, int32_t accumulate);
 
 /* y = act(x), any shape up to rank 4. y may alias x when no backward follows. */
 fx_status fx_act_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, fx_act act);
@@ -286,21 +294,22 @@ typedef struct fx_adamw_param {
   float* m;
   float* v;
   const float* grad;
+  float* ema; /* average of master over the steps, NULL: none */
   int64_t n;
 } fx_adamw_param;
 typedef struct fx_adamw_args {
   float lr, beta1, beta2, eps, weight_decay;
-  float clip;   /* largest global norm; 0: no clipping */
+  float clip;      /* largest global norm; 0: no clipping */
+  float ema_decay; /* 0..1, read where a parameter has an ema */
+  int32_t reserved;
   int64_t step; /* 1 for the first */
 } fx_adamw_args;
 /* out [1] F32 = Σ grad², accumulated in f64 in a fixed order over all parameters: the square of the global norm. */
 fx_status fx_grad_sum_squares(fx_ctx* ctx, const fx_tensor* out, const fx_adamw_param* params, int64_t count);
 /* g = grad · min(1, clip/(√sum_squares + 1e-6)); master −= lr·wd·master; Adam with bias correction, eps outside the root. sum_squares [1]
- * F32 from fx_grad_sum_squares, NULL when clip = 0. It stays on the device: no synchronisation. */
+ * F32 from fx_grad_sum_squares, NULL when clip = 0. It stays on the device: no synchronisation. Then, with the new master,
+ * ema = ema_decay · ema + (1 − ema_decay) · master. */
 fx_status fx_adamw_step(fx_ctx* ctx, const fx_adamw_param* params, int64_t count, const fx_tensor* sum_squares, const fx_adamw_args* args);
-/* ema = decay · ema + (1 − decay) · x, F32, same shape, contiguous. */
-fx_status fx_ema_step(fx_ctx* ctx, const fx_tensor* ema, const fx_tensor* x, float decay);
-
 /* ---- rng (host; spec 7) ----------------------------------------------------------------------------------------------------- */
 
 /* words[4·i .. 4·i+3] = Philox4x32-10 of counter (block+i, stream), key = seed. Host memory; nothing can fail. */

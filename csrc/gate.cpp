@@ -25,19 +25,22 @@ fx_status forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_
   return FX_STATUS_OK;
 }
 
-// One row: dr = alpha·gate·dy, sums += dy·r.
+// One row: dr = alpha·gate·dy, or += that; sums += dy·r.
 template <class T, class G>
-void gate_backward_row(T* dr, float* sums, const T* dy, const G* gate, const T* r, int64_t C, float alpha) {
+void gate_backward_row(T* dr, float* sums, const T* dy, const G* gate, const T* r, int64_t C, float alpha, bool accumulate) {
   for_lanes(C, [&](int64_t i, int64_t lanes) {
     vf g = load_some(dy + i, lanes);
-    if (dr) store_some(dr + i, alpha * load_some(gate + i, lanes) * g, lanes);
+    if (dr) {
+      vf d = alpha * load_some(gate + i, lanes) * g;
+      store_some(dr + i, accumulate ? load_some(dr + i, lanes) + d : d, lanes);
+    }
     if (sums) store_some(sums + i, load_some(sums + i, lanes) + g * load_some(r + i, lanes), lanes);
   });
 }
 
 template <class T, class G>
 fx_status backward(fx_ctx* ctx, const fx_tensor* dr, const fx_tensor* dgate, const fx_tensor* dy, const fx_tensor* gate, const fx_tensor* r,
-                   float alpha) {
+                   float alpha, bool accumulate) {
   int64_t B = dy->shape[0], L = dy->shape[1], C = dy->shape[2];
   int64_t chunks = (L + kRows - 1) / kRows;
   float* partial = dgate ? static_cast<float*>(workspace(ctx, B * chunks * C * 4)) : nullptr;
@@ -48,7 +51,7 @@ fx_status backward(fx_ctx* ctx, const fx_tensor* dr, const fx_tensor* dgate, con
     for (int64_t l = first; l < last; l++)
       gate_backward_row(dr ? data<T>(dr) + b * dr->strides[0] + l * dr->strides[1] : nullptr, sums,
                         data<T>(dy) + b * dy->strides[0] + l * dy->strides[1], data<G>(gate) + b * gate->strides[0],
-                        r ? data<T>(r) + b * r->strides[0] + l * r->strides[1] : nullptr, C, alpha);
+                        r ? data<T>(r) + b * r->strides[0] + l * r->strides[1] : nullptr, C, alpha, accumulate);
   });
   if (!dgate) return FX_STATUS_OK;
   parallel_for(ctx, B, [&](int64_t b) {
@@ -68,9 +71,10 @@ fx_status gate_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, cons
 }
 
 fx_status gate_backward(fx_ctx* ctx, const fx_tensor* dr, const fx_tensor* dgate, const fx_tensor* dy, const fx_tensor* gate,
-                        const fx_tensor* r, float alpha) {
+                        const fx_tensor* r, float alpha, int32_t accumulate) {
   return dispatch(dy->dtype, [&](auto t) {
-    return dispatch(gate->dtype, [&](auto g) { return backward<decltype(t), decltype(g)>(ctx, dr, dgate, dy, gate, r, alpha); });
+    return dispatch(gate->dtype,
+                    [&](auto g) { return backward<decltype(t), decltype(g)>(ctx, dr, dgate, dy, gate, r, alpha, accumulate != 0); });
   });
 }
 

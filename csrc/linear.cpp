@@ -1,241 +1,281 @@
-// linear.cpp: y = act(x w^T + b), dx = dy w, dw += dy^T x, db += sum dy. Each is one product of matrices, cut into a grid of tiles that
-// only the shape decides; a tile is the work of one thread and of one oneDNN primitive. So the bits do not depend on the number of threads,
-// whichever implementation oneDNN picks: some of its own split one sum between threads.
-#include "core/stage.h"
+// linear.cpp: a product of matrices and what follows it. Forward, y = act(u) or residual + gate ⊙ u with u = x w^T + b is made from each
+// tile of u while it is in the cache. Backward, one pass over dy makes du, the gradient at u, and the sums for db and dgate; then dx = du w
+// and dw += du^T x run in one parallel region.
+#include "core/activation.h"
+#include "core/product.h"
 
 namespace fx::FX_TIER {
 namespace {
 
-constexpr int64_t kTileRows = 512;  // of c: the packing of b is repeated for each
-constexpr int64_t kTileColumns = 256;
-constexpr int64_t kPackRows = 64;     // from here on a packed copy of b pays
-constexpr int64_t kSliceTerms = 256;  // least length of a part of dw's sums
-constexpr int64_t kSlices = 4;        // most parts of a batch matrix: each costs one more pass over dw
-constexpr int64_t kSumTasks = 8;      // tiles times parts that are enough
+constexpr int64_t kRows = 64;      // rows of a chunk of the column sums: fixed, so that sums do not depend on the threads
+constexpr int64_t kColumns = 512;  // columns a chunk is walked in: their sums stay in L1
+constexpr int64_t kBlock = 1024;   // elements of a task of the final sums
 
-// [M,I] or [B,L,I] as batch matrices of rows; one matrix where the batch can be walked with the row stride.
-struct RowBatch {
-  int64_t batch, rows, batch_stride, row_stride;
+// Walks rows [M] or [B,L] in order, from row `first` counted over all of them.
+struct RowAt {
+  int64_t item, row, rows;  // row of the item, rows an item has
 
-  explicit RowBatch(const fx_tensor* t) {
-    batch = t->rank == 2 ? 1 : t->shape[0];
+  RowAt(const fx_tensor* t, int64_t first) {
     rows = t->shape[t->rank - 2];
-    batch_stride = t->rank == 2 ? 0 : t->strides[0];
-    row_stride = t->strides[t->rank - 2];
-    if (rows == 1 && batch > 1) {  // one row each: the batch is the rows
-      rows = batch;
-      batch = 1;
-      row_stride = batch_stride;
-    }
+    item = first / rows, row = first % rows;
   }
-  bool mergeable() const { return batch == 1 || batch_stride == rows * row_stride; }
-  void merge() {
-    rows *= batch;
-    batch = 1;
+  void next() {
+    if (++row == rows) item++, row = 0;
   }
+  int64_t offset(const fx_tensor* t) const { return t->rank == 2 ? row * t->strides[0] : item * t->strides[0] + row * t->strides[1]; }
 };
 
-// Both sides of a product merged, if both can be.
-void merge(RowBatch& a, RowBatch& b) {
-  if (a.mergeable() && b.mergeable()) {
-    a.merge();
-    b.merge();
-  }
-}
+// ---- forward ----------------------------------------------------------------------------------------------------------------
 
-// oneDNN wants rows that do not overlap: an operand broadcast over its rows is copied.
-bool overlaps(const fx_tensor* t) {
-  int64_t rows = t->shape[t->rank - 2];
-  return (rows > 1 && t->strides[t->rank - 2] < t->shape[t->rank - 1]) || (rows == 1 && t->rank == 3 && t->strides[0] < t->shape[2]);
-}
-
-// A row-major or transposed matrix in memory: element (i,j) of matrix `batch` at data + batch·step + i·row + j·col.
-struct Matrix {
-  char* data;
-  int64_t size;  // bytes of an element
-  int64_t step, row, col;
-
-  char* at(int64_t batch, int64_t i, int64_t j) const { return data + (batch * step + i * row + j * col) * size; }
-};
-
-Matrix matrix(const fx_tensor& t, const RowBatch& r) {
-  return {static_cast<char*>(t.data), t.dtype == FX_DTYPE_F32 ? 4 : 2, r.batch_stride, r.row_stride, 1};
-}
-
-Matrix transposed(Matrix m) { return {m.data, m.size, m.step, m.col, m.row}; }
-
-// The leading dimension of `lines` lines of `length` elements; the stride of a single line is free, but oneDNN wants it no smaller than the
-// line.
-int64_t leading(int64_t stride, int64_t lines, int64_t length) { return lines == 1 && stride < length ? length : stride; }
-
-// c [m,n] = act(a [m,k] · b [k,n] + bias) for every matrix of a batch; or, when `sum` is set, c += the sum of a · b over the batch.
-struct Product {
-  int64_t batch, m, n, k;
-  Matrix a, b, c;
-  char* bias;
-  fx_dtype dtype, c_dtype;
+struct Epilogue {
+  const fx_tensor *y, *pre, *residual, *gate;
   fx_act act;
-  bool sum;
 };
 
-// The grid of a product. Slices exist in sums only: parts of k of one batch matrix; slice 0 adds to c itself, the others write partial sums
-// [slices - 1, m, n], which are added in order.
-struct Grid {
-  int64_t tiles_m, tiles_n, slice_terms, per_batch, slices, tasks;
-
-  explicit Grid(const Product& p) {
-    tiles_m = (p.m + kTileRows - 1) / kTileRows;
-    tiles_n = (p.n + kTileColumns - 1) / kTileColumns;
-    slice_terms = p.k;
-    per_batch = 1;
-    if (p.sum) {
-      int64_t wanted = (kSumTasks + p.batch * tiles_m * tiles_n - 1) / (p.batch * tiles_m * tiles_n);
-      int64_t most = (p.k + kSliceTerms - 1) / kSliceTerms;
-      most = most < kSlices ? most : kSlices;
-      wanted = wanted < most ? wanted : most;
-      slice_terms = (p.k + wanted - 1) / wanted;
-      per_batch = (p.k + slice_terms - 1) / slice_terms;
-    }
-    slices = p.batch * per_batch;
-    tasks = slices * tiles_m * tiles_n;
+// y = f(u, residual, gate, i, lanes) and pre = u for one tile; first: its first row, counted over all items.
+template <class T, class F>
+void finish_tile(const Epilogue& e, const Tile& t, int64_t first, const float* u, const F& f) {
+  RowAt at(e.y, first);
+  for (int64_t r = 0; r < t.rows; r++, at.next(), u += kScratchRow) {
+    T* y = data<T>(e.y) + at.offset(e.y) + t.j;
+    T* pre = e.pre ? data<T>(e.pre) + at.offset(e.pre) + t.j : nullptr;
+    const T* residual = e.gate ? data<T>(e.residual) + at.offset(e.residual) + t.j : nullptr;
+    const T* gate = e.gate ? data<T>(e.gate) + at.item * e.gate->strides[0] + t.j : nullptr;
+    for_lanes(t.columns, [&](int64_t i, int64_t lanes) {
+      vf v = load_some(u + i, lanes);
+      if (pre) store_some(pre + i, v, lanes);
+      store_some(y + i, f(v, residual, gate, i, lanes), lanes);
+    });
   }
-  int64_t partial_bytes(const Product& p) const { return p.sum ? (slices - 1) * p.m * p.n * 4 : 0; }
-};
-
-// One task: a tile of c, for one batch matrix or slice.
-struct Tile {
-  int64_t batch, slice, i, rows, j, columns, first, terms;
-
-  Tile(const Product& p, const Grid& g, int64_t task) {
-    j = task % g.tiles_n * kTileColumns;
-    columns = p.n - j < kTileColumns ? p.n - j : kTileColumns;
-    i = task / g.tiles_n % g.tiles_m * kTileRows;
-    rows = p.m - i < kTileRows ? p.m - i : kTileRows;
-    slice = task / (g.tiles_n * g.tiles_m);
-    batch = slice / g.per_batch;
-    first = slice % g.per_batch * g.slice_terms;
-    terms = p.k - first < g.slice_terms ? p.k - first : g.slice_terms;
-  }
-};
-
-const Plan* tile_plan(fx_ctx* ctx, const Product& p, const Tile& t) {
-  MatmulSpec s{};
-  s.m = t.rows, s.n = t.columns, s.k = t.terms;
-  s.a_row = p.a.col == 1 ? leading(p.a.row, t.rows, t.terms) : 1;
-  s.a_col = p.a.col == 1 ? 1 : leading(p.a.col, t.terms, t.rows);
-  s.b_row = p.b.col == 1 ? leading(p.b.row, t.terms, t.columns) : 1;
-  s.b_col = p.b.col == 1 ? 1 : leading(p.b.col, t.columns, t.terms);
-  s.c_row = leading(p.c.row, t.rows, t.columns);
-  s.dtype = p.dtype, s.c_dtype = p.c_dtype;
-  s.act = p.act, s.bias = p.bias != nullptr;
-  s.accumulate = p.sum && t.slice == 0;
-  s.pack = !p.sum && t.rows >= kPackRows;
-  return matmul_plan(ctx, s);
 }
 
-// Scratch bytes of one thread.
-int64_t product_work(fx_ctx* ctx, const Product& p, const Grid& g) {
-  int64_t most = 0;
-  for (int64_t task = 0; task < g.tasks; task++) {
-    int64_t bytes = plan_bytes(tile_plan(ctx, p, Tile(p, g, task)));
-    most = bytes > most ? bytes : most;
-  }
-  return most;
-}
-
-// Runs the grid. partial: Grid::partial_bytes; work: ctx->threads times work_bytes.
-bool multiply(fx_ctx* ctx, const Product& p, const Grid& g, const Plan** plans, float* partial, char* work, int64_t work_bytes) {
-  for (int64_t task = 0; task < g.tasks; task++) plans[task] = tile_plan(ctx, p, Tile(p, g, task));
-  int failures = 0;
-  parallel_for_dynamic(ctx, g.tasks, [&](int64_t task) {
-    Tile t(p, g, task);
-    bool in_place = !p.sum || t.slice == 0;
-    char* c = in_place ? p.c.at(p.sum ? 0 : t.batch, t.i, t.j) : reinterpret_cast<char*>(partial + ((t.slice - 1) * p.m + t.i) * p.n + t.j);
-    char* bias = p.bias ? p.bias + t.j * p.b.size : nullptr;
-    if (!plan_run(plans[task], p.a.at(t.batch, t.i, t.first), p.b.at(t.batch, t.first, t.j), bias, c, work + thread_index() * work_bytes))
-      __atomic_store_n(&failures, 1, __ATOMIC_RELAXED);
+void finish(const Epilogue& e, const Tile& t, int64_t first, const float* u) {
+  dispatch(e.y->dtype, [&](auto type) {
+    using T = decltype(type);
+    if (e.gate)
+      finish_tile<T>(e, t, first, u, [](vf v, const T* residual, const T* gate, int64_t i, int64_t lanes) {
+        return load_some(residual + i, lanes) + load_some(gate + i, lanes) * v;
+      });
+    else if (e.act == FX_ACT_SILU)
+      finish_tile<T>(e, t, first, u, [](vf v, const T*, const T*, int64_t, int64_t) { return Silu::value(v); });
+    else finish_tile<T>(e, t, first, u, [](vf v, const T*, const T*, int64_t, int64_t) { return Gelu::value(v); });
+    return fx_status(FX_STATUS_OK);
   });
-  if (failures) return false;
-  if (p.sum) add_partials(ctx, reinterpret_cast<float*>(p.c.data), partial, g.slices - 1, p.m * p.n);
-  return true;
 }
 
-// Completes the arena, gives p its addresses and runs it.
-fx_status run(fx_ctx* ctx, const char* op, Arena& arena, Product& p, Staged& a, Staged& b, Staged* bias, Staged& c) {
-  Grid g(p);
-  int64_t work_bytes = product_work(ctx, p, g);
-  int64_t plans = arena.add(g.tasks * int64_t(sizeof(Plan*))), partial = arena.add(g.partial_bytes(p)),
-          work = arena.add(work_bytes * ctx->threads);
-  arena.open(ctx);
-  place(ctx, arena, a, true), place(ctx, arena, b, true), place(ctx, arena, c, false);
-  if (bias) place(ctx, arena, *bias, true);
-  p.a.data = static_cast<char*>(a.view.data), p.b.data = static_cast<char*>(b.view.data), p.c.data = static_cast<char*>(c.view.data);
-  p.bias = bias ? static_cast<char*>(bias->view.data) : nullptr;
-  if (!multiply(ctx, p, g, arena.at<const Plan*>(plans), arena.at<float>(partial), arena.at(work), work_bytes))
-    return fail(ctx, FX_STATUS_DEVICE, "%s: oneDNN could not run the product", op);
-  unstage(ctx, c);
-  return FX_STATUS_OK;
-}
-
-fx_status linear_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* w, const fx_tensor* b, fx_act act) {
+fx_status linear_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* pre, const fx_tensor* x, const fx_tensor* residual,
+                         const fx_tensor* gate, const fx_tensor* w, const fx_tensor* b, fx_act act) {
   int64_t I = w->shape[1], O = w->shape[0];
   if (O == 0) return FX_STATUS_OK;
+  bool fused = gate || act != FX_ACT_NONE;
   fx_dtype dtype = compute_dtype(x->dtype);
   Arena arena;
   Staged xs = stage(arena, x, dtype, overlaps(x)), ws = stage(arena, w, dtype, overlaps(w)), bs = stage(arena, b, dtype, true);
-  Staged ys = stage(arena, y, dtype, false);
+  Staged ys = fused ? Staged{*y, y, -1} : stage(arena, y, dtype, false);
   RowBatch in(&xs.view), out(&ys.view);
   merge(in, out);
-  Product p{
-      in.batch, in.rows, O,   I,    matrix(xs.view, in), transposed(matrix(ws.view, RowBatch(&ws.view))), matrix(ys.view, out), nullptr,
-      dtype,    dtype,   act, false};
-  return run(ctx, "linear_forward", arena, p, xs, ws, b ? &bs : nullptr, ys);
+  Product p{};
+  p.batch = in.batch, p.m = in.rows, p.n = O, p.k = I;
+  p.a = matrix(xs.view, in), p.b = transposed(matrix(ws.view, RowBatch(&ws.view))), p.c = matrix(ys.view, out);
+  p.dtype = dtype, p.c_dtype = fused ? fx_dtype(FX_DTYPE_F32) : dtype, p.biased = b != nullptr, p.scratch = fused;
+  Multiply product(ctx, arena, p);
+  int64_t work = arena.add(product.work_bytes * ctx->threads);
+  arena.open(ctx);
+  place(ctx, arena, xs, true), place(ctx, arena, ws, true), place(ctx, arena, bs, true), place(ctx, arena, ys, false);
+  product.prepare(ctx, arena);
+  product.p.a.data = static_cast<char*>(xs.view.data), product.p.b.data = static_cast<char*>(ws.view.data);
+  product.p.c.data = static_cast<char*>(ys.view.data), product.p.bias = static_cast<char*>(bs.view.data);
+  Epilogue e{y, pre, residual, gate, act};
+  int failures = 0;
+  parallel_for_dynamic(ctx, product.grid.tasks, [&](int64_t task) {
+    bool ok = product.run(arena, task, arena.at(work) + thread_index() * product.work_bytes, [&](const Tile& t, const float* u) {
+      if (fused) finish(e, t, t.batch * p.m + t.i, u);
+    });
+    if (!ok) __atomic_store_n(&failures, 1, __ATOMIC_RELAXED);
+  });
+  if (failures) return fail(ctx, FX_STATUS_DEVICE, "linear_forward: oneDNN could not run the product");
+  unstage(ctx, ys);
+  return FX_STATUS_OK;
 }
 
-// dx = dy w.
-fx_status input_gradient(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dy, const fx_tensor* w) {
-  int64_t I = w->shape[1], O = w->shape[0];
-  fx_dtype dtype = compute_dtype(dy->dtype);
-  Arena arena;
-  Staged dys = stage(arena, dy, dtype, overlaps(dy)), ws = stage(arena, w, dtype, overlaps(w)), dxs = stage(arena, dx, dtype, false);
-  RowBatch in(&dys.view), out(&dxs.view);
+// ---- backward ---------------------------------------------------------------------------------------------------------------
+
+// The pass over dy: du where it is not dy itself, and sums over the rows of each chunk. Chunks do not cross items where there is a gate.
+struct Pass {
+  const fx_tensor *dy, *pre, *gate;
+  fx_act act;
+  fx_tensor du;              // data NULL: dy itself, or not wanted
+  float *sums, *gate_sums;   // [chunks, O] or NULL
+  int64_t items, rows, O;    // rows of an item; one item without a gate
+  int64_t per_item, chunks;  // chunks
+
+  Pass(const fx_tensor* grad, const fx_tensor* saved, const fx_tensor* gates, fx_act a) : dy(grad), pre(saved), gate(gates), act(a) {
+    O = dy->shape[dy->rank - 1];
+    items = gate ? dy->shape[0] : 1;
+    rows = row_count(dy) / items;
+    per_item = (rows + kRows - 1) / kRows;
+    chunks = items * per_item;
+    du = {}, sums = gate_sums = nullptr;
+  }
+};
+
+// f(dy, pre, gate, i, lanes) is du.
+template <class T, class U, class F>
+void pass_chunk(const Pass& w, int64_t chunk, const F& f) {
+  int64_t item = chunk / w.per_item, from = chunk % w.per_item * kRows, n = from + kRows < w.rows ? kRows : w.rows - from;
+  for (int64_t start = 0; start < w.O; start += kColumns) {
+    int64_t columns = start + kColumns < w.O ? kColumns : w.O - start;
+    float* sums = w.sums ? w.sums + chunk * w.O + start : nullptr;
+    float* gate_sums = w.gate_sums ? w.gate_sums + chunk * w.O + start : nullptr;
+    if (sums) memset(sums, 0, size_t(columns) * 4);
+    if (gate_sums) memset(gate_sums, 0, size_t(columns) * 4);
+    const T* gate = w.gate ? data<T>(w.gate) + item * w.gate->strides[0] + start : nullptr;
+    RowAt at(w.dy, item * w.rows + from);
+    for (int64_t r = 0; r < n; r++, at.next()) {
+      const T* dy = data<T>(w.dy) + at.offset(w.dy) + start;
+      const T* pre = w.pre ? data<T>(w.pre) + at.offset(w.pre) + start : nullptr;
+      U* du = w.du.data ? data<U>(&w.du) + at.offset(&w.du) + start : nullptr;
+      for_lanes(columns, [&](int64_t i, int64_t lanes) {
+        vf d = load_some(dy + i, lanes), saved = pre ? load_some(pre + i, lanes) : vf{}, g = f(d, saved, gate, i, lanes);
+        if (du) store_some(du + i, g, lanes);
+        if (sums) store_some(sums + i, load_some(sums + i, lanes) + g, lanes);
+        if (gate_sums) store_some(gate_sums + i, load_some(gate_sums + i, lanes) + d * saved, lanes);
+      });
+    }
+  }
+}
+
+template <class T, class U>
+void run_pass(fx_ctx* ctx, const Pass& w) {
+  parallel_for(ctx, w.chunks, [&](int64_t chunk) {
+    if (w.gate)
+      pass_chunk<T, U>(w, chunk, [](vf d, vf, const T* gate, int64_t i, int64_t lanes) { return d * load_some(gate + i, lanes); });
+    else if (w.act == FX_ACT_GELU_TANH)
+      pass_chunk<T, U>(w, chunk, [](vf d, vf u, const T*, int64_t, int64_t) { return d * Gelu::derivative(u); });
+    else if (w.act == FX_ACT_SILU)
+      pass_chunk<T, U>(w, chunk, [](vf d, vf u, const T*, int64_t, int64_t) { return d * Silu::derivative(u); });
+    else pass_chunk<T, U>(w, chunk, [](vf d, vf, const T*, int64_t, int64_t) { return d; });
+  });
+}
+
+// out[i] = the sum of partial[j·step + i] over j < count, in order, or += that, for a block of n elements.
+template <class T>
+void sum_block(T* out, bool add, const float* partial, int64_t count, int64_t step, int64_t n) {
+  for_lanes(n, [&](int64_t i, int64_t lanes) {
+    vf total{};
+    for (int64_t j = 0; j < count; j++) total += load_some(partial + j * step + i, lanes);
+    store_some(out + i, add ? load_some(out + i, lanes) + total : total, lanes);
+  });
+}
+
+// dw += its partial sums, db += and dgate = those of the pass.
+void add_sums(fx_ctx* ctx, const Pass& w, const fx_tensor* dgate, const fx_tensor* dw, const float* partial, int64_t slices,
+              const fx_tensor* db) {
+  int64_t size = dw && slices > 1 ? dw->shape[0] * dw->shape[1] : 0;
+  int64_t blocks = (w.O + kBlock - 1) / kBlock, dw_tasks = (size + kBlock - 1) / kBlock, db_tasks = db ? blocks : 0;
+  int64_t dgate_tasks = dgate ? w.items * blocks : 0;
+  auto length = [](int64_t start, int64_t n) { return start + kBlock < n ? kBlock : n - start; };
+  parallel_for(ctx, dw_tasks + db_tasks + dgate_tasks, [&](int64_t task) {
+    if (task < dw_tasks) {
+      int64_t start = task * kBlock;
+      sum_block(data<float>(dw) + start, true, partial + start, slices - 1, size, length(start, size));
+      return;
+    }
+    task -= dw_tasks;
+    if (task < db_tasks) {
+      int64_t start = task * kBlock;
+      sum_block(data<float>(db) + start, true, w.sums + start, w.chunks, w.O, length(start, w.O));
+      return;
+    }
+    task -= db_tasks;
+    int64_t item = task / blocks, start = task % blocks * kBlock;
+    dispatch(dgate->dtype, [&](auto t) {
+      sum_block(data<decltype(t)>(dgate) + item * dgate->strides[0] + start, false, w.gate_sums + item * w.per_item * w.O + start,
+                w.per_item, w.O, length(start, w.O));
+      return fx_status(FX_STATUS_OK);
+    });
+  });
+}
+
+// dx = du w.
+Product input_product(const Staged& dx, const Staged& du, const Staged& w, fx_dtype dtype, bool accumulate) {
+  RowBatch in(&du.view), out(&dx.view);
   merge(in, out);
-  Product p{in.batch, in.rows, I,           O,    matrix(dys.view, in), matrix(ws.view, RowBatch(&ws.view)), matrix(dxs.view, out), nullptr,
-            dtype,    dtype,   FX_ACT_NONE, false};
-  return run(ctx, "linear_backward", arena, p, dys, ws, nullptr, dxs);
+  Product p{};
+  p.batch = in.batch, p.m = in.rows, p.n = w.view.shape[1], p.k = w.view.shape[0];
+  p.a = matrix(du.view, in), p.b = matrix(w.view, RowBatch(&w.view)), p.c = matrix(dx.view, out);
+  p.dtype = p.c_dtype = dtype, p.accumulate = accumulate;
+  return p;
 }
 
-// dw += dy^T x.
-fx_status weight_gradient(fx_ctx* ctx, const fx_tensor* dw, const fx_tensor* dy, const fx_tensor* x) {
-  int64_t I = dw->shape[1], O = dw->shape[0];
-  fx_dtype dtype = compute_dtype(dy->dtype);
-  Arena arena;
-  Staged dys = stage(arena, dy, dtype, overlaps(dy)), xs = stage(arena, x, dtype, overlaps(x)), dws = stage(arena, dw, FX_DTYPE_F32, false);
-  RowBatch left(&dys.view), right(&xs.view);
+// dw += du^T x.
+Product weight_product(const fx_tensor* dw, const Staged& du, const Staged& x, fx_dtype dtype) {
+  RowBatch left(&du.view), right(&x.view);
   merge(left, right);
-  Product p{left.batch,
-            O,
-            I,
-            left.rows,
-            transposed(matrix(dys.view, left)),
-            matrix(xs.view, right),
-            matrix(dws.view, RowBatch(&dws.view)),
-            nullptr,
-            dtype,
-            FX_DTYPE_F32,
-            FX_ACT_NONE,
-            true};
-  return run(ctx, "linear_backward", arena, p, dys, xs, nullptr, dws);
+  Product p{};
+  p.batch = left.batch, p.m = dw->shape[0], p.n = dw->shape[1], p.k = left.rows;
+  p.a = transposed(matrix(du.view, left)), p.b = matrix(x.view, right), p.c = matrix(*dw, RowBatch(dw));
+  p.dtype = dtype, p.c_dtype = FX_DTYPE_F32, p.sum = true;
+  return p;
 }
 
-fx_status linear_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dw, const fx_tensor* db, const fx_tensor* dy,
-                          const fx_tensor* x, const fx_tensor* w) {
-  fx_status status = FX_STATUS_OK;
-  bool empty = w->shape[0] == 0 || w->shape[1] == 0;
-  if (dx && !empty) status = input_gradient(ctx, dx, dy, w);
-  if (dw && !empty && status == FX_STATUS_OK) status = weight_gradient(ctx, dw, dy, x);
-  if (db && status == FX_STATUS_OK) status = add_bias_gradient(ctx, db, dy);
-  return status;
+// A dense tensor like t of another dtype, at an address set later.
+fx_tensor dense_like(const fx_tensor* t, fx_dtype dtype) {
+  fx_tensor d = *t;
+  d.dtype = dtype, d.data = nullptr;
+  int64_t stride = 1;
+  for (int i = t->rank - 1; i >= 0; i--) d.strides[i] = stride, stride *= t->shape[i];
+  return d;
+}
+
+fx_status linear_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dgate, const fx_tensor* dw, const fx_tensor* db,
+                          const fx_tensor* dy, const fx_tensor* x, const fx_tensor* gate, const fx_tensor* w, const fx_tensor* pre,
+                          fx_act act, int32_t accumulate) {
+  int64_t I = w->shape[1], O = w->shape[0], size = 2;
+  if (O == 0) return FX_STATUS_OK;
+  if (I == 0) dx = dw = nullptr;
+  fx_dtype dtype = compute_dtype(dy->dtype);
+  if (dtype == FX_DTYPE_F32) size = 4;
+  bool product = dx || dw, own = (pre || gate) && product;  // du has memory of its own
+  Pass pass(dy, pre, gate, act);
+  Arena arena;
+  Staged dus = own ? Staged{dense_like(dy, dtype), dy, arena.add(row_count(dy) * O * size)} : stage(arena, dy, dtype, overlaps(dy));
+  Staged xs = stage(arena, dw ? x : nullptr, dtype, dw && overlaps(x)), ws = stage(arena, dx ? w : nullptr, dtype, dx && overlaps(w));
+  Staged dxs = stage(arena, dx, dtype, false);
+  Product none{};
+  Multiply by_w(ctx, arena, dx ? input_product(dxs, dus, ws, dtype, accumulate != 0) : none);
+  Multiply by_x(ctx, arena, dw ? weight_product(dw, dus, xs, dtype) : none);
+  int64_t sums = arena.add(db ? pass.chunks * O * 4 : 0), gate_sums = arena.add(dgate ? pass.chunks * O * 4 : 0);
+  int64_t work_bytes = by_w.work_bytes > by_x.work_bytes ? by_w.work_bytes : by_x.work_bytes;
+  int64_t work = arena.add(work_bytes * ctx->threads);
+  arena.open(ctx);
+  if (db) pass.sums = arena.at<float>(sums);
+  if (dgate) pass.gate_sums = arena.at<float>(gate_sums);
+  if (own) pass.du = dus.view, pass.du.data = dus.view.data = arena.at(dus.offset);
+  else if (product) place(ctx, arena, dus, true);
+  if (own || db || dgate)
+    dispatch(dy->dtype, [&](auto t) {
+      if (dtype == FX_DTYPE_F32) run_pass<decltype(t), float>(ctx, pass);
+      else run_pass<decltype(t), bf16>(ctx, pass);
+      return fx_status(FX_STATUS_OK);
+    });
+  place(ctx, arena, xs, true), place(ctx, arena, ws, true), place(ctx, arena, dxs, accumulate != 0);
+  by_w.p.a.data = by_x.p.a.data = static_cast<char*>(dus.view.data);
+  by_w.p.b.data = static_cast<char*>(ws.view.data), by_w.p.c.data = static_cast<char*>(dxs.view.data);
+  by_x.p.b.data = static_cast<char*>(xs.view.data);
+  by_w.prepare(ctx, arena), by_x.prepare(ctx, arena);
+  int failures = 0;
+  parallel_for_dynamic(ctx, by_x.grid.tasks + by_w.grid.tasks, [&](int64_t task) {
+    char* own_work = arena.at(work) + thread_index() * work_bytes;
+    auto nothing = [](const Tile&, const float*) {};
+    bool ok =
+        task < by_x.grid.tasks ? by_x.run(arena, task, own_work, nothing) : by_w.run(arena, task - by_x.grid.tasks, own_work, nothing);
+    if (!ok) __atomic_store_n(&failures, 1, __ATOMIC_RELAXED);
+  });
+  if (failures) return fail(ctx, FX_STATUS_DEVICE, "linear_backward: oneDNN could not run the product");
+  add_sums(ctx, pass, dgate, dw, arena.at<float>(by_x.partial), by_x.grid.slices, db);
+  if (dx) unstage(ctx, dxs);
+  return FX_STATUS_OK;
 }
 
 }  // namespace

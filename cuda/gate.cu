@@ -45,7 +45,7 @@ fx_status gate_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, cons
   });
 }
 
-// dr = alpha · gate ⊙ dy where wanted; sums += dy ⊙ r where there is r.
+// dr = alpha · gate ⊙ dy, or += that, where wanted; sums += dy ⊙ r where there is r.
 template <class T, class G>
 struct Backward {
   T* dr;
@@ -53,6 +53,7 @@ struct Backward {
   const G* gate;
   int64_t dr_strides[2], dy_strides[2], r_strides[2], gate_stride;
   float alpha;
+  bool accumulate;
 
   template <int V>
   __device__ void add(float (&sums)[1][V], int64_t b, int64_t l, int64_t c) const {
@@ -66,17 +67,22 @@ struct Backward {
     if (!dr) return;
     load(v, gate + b * gate_stride + c);
 #pragma unroll
-    for (int i = 0; i < V; i++) v[i] *= alpha * g[i];
-    store(dr + b * dr_strides[0] + l * dr_strides[1] + c, v);
+    for (int i = 0; i < V; i++) g[i] *= alpha * v[i];
+    if (accumulate) {
+      load(v, dr + b * dr_strides[0] + l * dr_strides[1] + c);
+#pragma unroll
+      for (int i = 0; i < V; i++) g[i] += v[i];
+    }
+    store(dr + b * dr_strides[0] + l * dr_strides[1] + c, g);
   }
 };
 
 template <class T, class G>
 fx_status backward(fx_ctx* ctx, const fx_tensor* dr, const fx_tensor* dgate, const fx_tensor* dy, const fx_tensor* gate, const fx_tensor* r,
-                   float alpha) {
+                   float alpha, bool accumulate) {
   int64_t B = dy->shape[0], L = dy->shape[1], C = dy->shape[2];
   float* partial = static_cast<float*>(workspace(ctx, B * chunks_of(L) * C * 4));
-  Backward<T, G> f{data<T>(dr), data<T>(dy), dgate ? data<T>(r) : nullptr, data<G>(gate), {}, {}, {}, gate->strides[0], alpha};
+  Backward<T, G> f{data<T>(dr), data<T>(dy), dgate ? data<T>(r) : nullptr, data<G>(gate), {}, {}, {}, gate->strides[0], alpha, accumulate};
   for (int d = 0; d < 2; d++) {
     f.dy_strides[d] = dy->strides[d];
     if (dr) f.dr_strides[d] = dr->strides[d];
@@ -92,9 +98,10 @@ fx_status backward(fx_ctx* ctx, const fx_tensor* dr, const fx_tensor* dgate, con
 }
 
 fx_status gate_backward(fx_ctx* ctx, const fx_tensor* dr, const fx_tensor* dgate, const fx_tensor* dy, const fx_tensor* gate,
-                        const fx_tensor* r, float alpha) {
+                        const fx_tensor* r, float alpha, int32_t accumulate) {
   return dispatch(dy->dtype, [&](auto t) {
-    return dispatch(gate->dtype, [&](auto g) { return backward<decltype(t), decltype(g)>(ctx, dr, dgate, dy, gate, r, alpha); });
+    return dispatch(gate->dtype,
+                    [&](auto g) { return backward<decltype(t), decltype(g)>(ctx, dr, dgate, dy, gate, r, alpha, accumulate != 0); });
   });
 }
 

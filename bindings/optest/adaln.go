@@ -46,14 +46,14 @@ func adalnForward(dtype bindings.DType, center float64, B, L, C int) Case {
 	}
 }
 
-// adalnBackward: with xhat the normalised x and g = dy (1 + scale), dx = rstd (g − mean(g) − xhat · mean(g · xhat)), dshift = Σ_l dy, dscale =
-// Σ_l dy · xhat.
-func adalnBackward(dtype bindings.DType, center float64, B, L, C int) Case {
+// adalnBackward: with xhat the normalised x and g = dy (1 + scale), dx = rstd (g − mean(g) − xhat · mean(g · xhat)), or +=, dshift = Σ_l dy,
+// dscale = Σ_l dy · xhat.
+func adalnBackward(dtype bindings.DType, center float64, accumulate bool, B, L, C int) Case {
 	forward := adalnForward(dtype, center, B, L, C)
 	return Case{
-		Op: "adaln_backward", DType: dtype, Note: forward.Note, Forward: &forward,
+		Op: "adaln_backward", DType: dtype, Note: accumulating(forward.Note, accumulate), Forward: &forward,
 		Args: []Arg{
-			Out("dx", dtype, B, L, C),
+			Out("dx", dtype, B, L, C).Accumulated(accumulate),
 			Out("dshift", dtype, B, C),
 			Out("dscale", dtype, B, C),
 			In("dy", dtype, B, L, C),
@@ -63,7 +63,7 @@ func adalnBackward(dtype bindings.DType, center float64, B, L, C int) Case {
 			In("scale", dtype, B, C).Normal(0.5),
 		},
 		Run: func(d *bindings.Device, t Tensors) error {
-			return d.AdaLNBackward(t["dx"], t["dshift"], t["dscale"], t["dy"], t["x"], t["mean"], t["rstd"], t["scale"])
+			return d.AdaLNBackward(t["dx"], t["dshift"], t["dscale"], t["dy"], t["x"], t["mean"], t["rstd"], t["scale"], accumulate)
 		},
 		Formula: func(p *Prec, v Values) {
 			dx, dy, normal := v["dx"], v["dy"], make([]float64, B*L*C)
@@ -93,11 +93,11 @@ func adalnCases() []Case {
 	var cases []Case
 	for _, dtype := range floats {
 		for _, s := range [][3]int{{1, 1, 3}, {1, 3, 15}, {2, 5, 16}, {3, 33, 17}, {2, 65, 131}, {1, 2, 600}, {1, 0, 8}} {
-			cases = append(cases, adalnForward(dtype, 0, s[0], s[1], s[2]), adalnBackward(dtype, 0, s[0], s[1], s[2]))
+			cases = append(cases, adalnForward(dtype, 0, s[0], s[1], s[2]), adalnBackward(dtype, 0, s[1] == 5, s[0], s[1], s[2]))
 		}
 		// Of one channel only the value: dx is 0 there, and what is left of it rounding errors times 1/√eps.
-		cases = append(cases, adalnForward(dtype, 0, 2, 3, 1), adalnForward(dtype, 12, 2, 3, 333), adalnBackward(dtype, 12, 2, 3, 333),
-			adalnForward(dtype, 0, 2, 3, 48).Without("mean", "rstd"), adalnBackward(dtype, 0, 2, 3, 48).Without("dshift", "dscale"))
+		cases = append(cases, adalnForward(dtype, 0, 2, 3, 1), adalnForward(dtype, 12, 2, 3, 333), adalnBackward(dtype, 12, false, 2, 3, 333),
+			adalnForward(dtype, 0, 2, 3, 48).Without("mean", "rstd"), adalnBackward(dtype, 0, true, 2, 3, 48).Without("dshift", "dscale"))
 	}
 	return cases
 }
@@ -111,8 +111,8 @@ func adalnBench() []Bench {
 		}{{"flux", 1, 1536, 3072}, {"flux", 1, 4608, 3072}, {"nano", 16, 264, 192}} {
 			rows = append(rows,
 				bench(s.preset, adalnForward(dtype, 0, s.B, s.L, s.C), sample(adalnForward(dtype, 0, 1, 2, s.C))),
-				bench(s.preset, adalnBackward(dtype, 0, s.B, s.L, s.C), sample(adalnBackward(dtype, 0, 1, 2, s.C), "dx"),
-					sample(adalnBackward(dtype, 0, 1, s.L, 32), "dshift", "dscale")))
+				bench(s.preset, adalnBackward(dtype, 0, false, s.B, s.L, s.C), sample(adalnBackward(dtype, 0, false, 1, 2, s.C), "dx"),
+					sample(adalnBackward(dtype, 0, false, 1, s.L, 32), "dshift", "dscale")))
 		}
 	}
 	return rows

@@ -38,11 +38,11 @@ func single(x float32) float64 { return float64(x) }
 
 // adamwSettings are those of the cases: large steps, so that no term hides behind another.
 func adamwSettings(clip float32, step int64) bindings.AdamWArgs {
-	return bindings.AdamWArgs{LR: 0.1, Beta1: 0.9, Beta2: 0.99, Eps: 1e-3, WeightDecay: 0.5, Clip: clip, Step: step}
+	return bindings.AdamWArgs{LR: 0.1, Beta1: 0.9, Beta2: 0.99, Eps: 1e-3, WeightDecay: 0.5, Clip: clip, EMADecay: 0.75, Step: step}
 }
 
-// adamwUpdate is one parameter's step in f32; param is nil where the model reads master itself.
-func adamwUpdate(p *Prec, a *bindings.AdamWArgs, scale float64, param, master, m, v, grad []float64) {
+// adamwUpdate is one parameter's step in f32; param is nil where the model reads master itself, ema where there is no average.
+func adamwUpdate(p *Prec, a *bindings.AdamWArgs, scale float64, param, master, m, v, grad, ema []float64) {
 	beta1, beta2, lr := single(a.Beta1), single(a.Beta2), single(a.LR)
 	step1, root2 := p.F(1-math.Pow(beta1, float64(a.Step))), p.F(math.Sqrt(1-math.Pow(beta2, float64(a.Step))))
 	for i := range master {
@@ -55,11 +55,14 @@ func adamwUpdate(p *Prec, a *bindings.AdamWArgs, scale float64, param, master, m
 		if param != nil {
 			param[i] = p.R(master[i])
 		}
+		if ema != nil {
+			ema[i] = p.F(p.F(single(a.EMADecay)*ema[i]) + p.F(p.F(1-single(a.EMADecay))*master[i]))
+		}
 	}
 }
 
-// adamwStep updates parameters of the given sizes. With dtype F32 the model reads master itself, else it has a working copy. norm² is what sum_squares
-// holds.
+// adamwStep updates parameters of the given sizes; those at odd places have an average. With dtype F32 the model reads master itself, else it has a working
+// copy. norm² is what sum_squares holds.
 func adamwStep(dtype bindings.DType, clip float32, norm float64, step int64, sizes ...int) Case {
 	settings := adamwSettings(clip, step)
 	c := Case{Op: "adamw_step", DType: dtype, Note: fmt.Sprintf("clip %v step %d", clip, step)}
@@ -71,6 +74,10 @@ func adamwStep(dtype bindings.DType, clip float32, norm float64, step int64, siz
 		c.Args = append(c.Args, InOut(name("master", i), bindings.F32, n), InOut(name("m", i), bindings.F32, n),
 			InOut(name("v", i), bindings.F32, n).Uniform(0, 2), In(name("grad", i), bindings.F32, n))
 		c.FLOPs += 16 * n
+		if i%2 == 1 {
+			c.Args = append(c.Args, InOut(name("ema", i), bindings.F32, n))
+			c.FLOPs += 3 * n
+		}
 	}
 	if clip != 0 {
 		c.Args = append(c.Args, In("sum_squares", bindings.F32, 1).From(func(_ Values, x []float64) { x[0] = norm * norm }))
@@ -83,6 +90,9 @@ func adamwStep(dtype bindings.DType, clip float32, norm float64, step int64, siz
 			if param := t[name("param", i)]; param != nil {
 				params[i].Param, params[i].DType = param.Data, dtype
 			}
+			if ema := t[name("ema", i)]; ema != nil {
+				params[i].EMA = ema.Data
+			}
 		}
 		return d.AdamWStep(params, t["sum_squares"], &settings)
 	}
@@ -92,32 +102,16 @@ func adamwStep(dtype bindings.DType, clip float32, norm float64, step int64, siz
 			scale = min(1, p.F(single(clip)/p.F(p.F(math.Sqrt(v["sum_squares"][0]))+1e-6)))
 		}
 		for i := range sizes {
-			adamwUpdate(p, &settings, scale, v[name("param", i)], v[name("master", i)], v[name("m", i)], v[name("v", i)], v[name("grad", i)])
+			adamwUpdate(p, &settings, scale, v[name("param", i)], v[name("master", i)], v[name("m", i)], v[name("v", i)], v[name("grad", i)],
+				v[name("ema", i)])
 		}
 	}
-	return c
-}
-
-// emaStep: ema = decay · ema + (1 − decay) · x.
-func emaStep(decay float32, shape ...int) Case {
-	c := Case{
-		Op: "ema_step", DType: bindings.F32, Note: fmt.Sprint("decay ", decay),
-		Args: []Arg{InOut("ema", bindings.F32, shape...).Packed(), In("x", bindings.F32, shape...).Packed()},
-		Run:  func(d *bindings.Device, t Tensors) error { return d.EMAStep(t["ema"], t["x"], decay) },
-		Formula: func(p *Prec, v Values) {
-			for i, x := range v["x"] {
-				v["ema"][i] = p.F(p.F(single(decay)*v["ema"][i]) + p.F(p.F(1-single(decay))*x))
-			}
-		},
-	}
-	c.FLOPs = 3 * c.Args[0].Len()
 	return c
 }
 
 func adamwCases() []Case {
 	cases := []Case{
 		gradSumSquares(1), gradSumSquares(15, 16, 17), gradSumSquares(16384, 1, 16385, 33), gradSumSquares(5, 0, 3),
-		emaStep(0.99, 1), emaStep(0.9, 3, 15), emaStep(0.5, 2, 3, 17), emaStep(0.99, 40000), emaStep(0, 16), emaStep(1, 16), emaStep(0.9, 0, 4),
 	}
 	for _, dtype := range floats {
 		cases = append(cases,
@@ -137,7 +131,8 @@ func adamwBench() []Bench {
 		for _, dtype := range floats {
 			rows = append(rows, bench(s.preset, adamwStep(dtype, 1, 2, 5, s.n), sample(adamwStep(dtype, 1, 2, 5, 4096))))
 		}
-		rows = append(rows, bench(s.preset, gradSumSquares(s.n)), bench(s.preset, emaStep(0.999, s.n), sample(emaStep(0.999, 4096))))
+		rows = append(rows, bench(s.preset, gradSumSquares(s.n)),
+			bench(s.preset, adamwStep(bindings.F32, 1, 2, 5, 16, s.n), sample(adamwStep(bindings.F32, 1, 2, 5, 16, 4096))))
 	}
 	return rows
 }

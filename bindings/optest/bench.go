@@ -28,6 +28,15 @@ func (c *Case) Shape() string { return strings.TrimPrefix(c.String(), c.DType.St
 // bench is a row of a preset.
 func bench(preset string, c Case, samples ...Sample) Bench { return Bench{preset, c, samples} }
 
+// without is the row with NULL for the named arguments.
+func (b Bench) without(names ...string) Bench {
+	b.Case = b.Case.Without(names...)
+	for i := range b.Samples {
+		b.Samples[i].Case = b.Samples[i].Case.Without(names...)
+	}
+	return b
+}
+
 // sample is a part of a large case.
 func sample(c Case, outputs ...string) Sample { return Sample{c, outputs} }
 

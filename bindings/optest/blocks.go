@@ -48,7 +48,7 @@ func (n *Node) wide() *Node { return &Node{Shape: append([]int{1}, n.Shape...), 
 
 func (g *Graph) linear(in map[string]*Node, name string, x *Node) *Node {
 	w, rows := in[name+".weight"], x.Shape[:len(x.Shape)-1]
-	forward, backward := linearForward(g.DType, bindings.ActNone, rows, w.Shape[1], w.Shape[0]), linearBackward(g.DType, rows, w.Shape[1], w.Shape[0])
+	forward, backward := linearForward(g.DType, plain, rows, w.Shape[1], w.Shape[0]), linearBackward(g.DType, plain, false, rows, w.Shape[1], w.Shape[0])
 	return g.apply(forward, &backward, map[string]*Node{"x": x, "w": w, "b": in[name+".bias"]})
 }
 
@@ -64,7 +64,7 @@ func (g *Graph) modulation(in map[string]*Node, name string, n int) []*Node {
 
 func (g *Graph) adaln(x, shift, scale *Node) *Node {
 	B, L, C := x.Shape[0], x.Shape[1], x.Shape[2]
-	forward, backward := adalnForward(g.DType, 0, B, L, C), adalnBackward(g.DType, 0, B, L, C)
+	forward, backward := adalnForward(g.DType, 0, B, L, C), adalnBackward(g.DType, 0, false, B, L, C)
 	return g.apply(forward, &backward, map[string]*Node{"x": x, "shift": shift, "scale": scale})
 }
 
@@ -76,7 +76,7 @@ func (g *Graph) act(x *Node) *Node {
 // gate is x + gate ⊙ r. Its backward op leaves x to the tape, which passes the gradient on.
 func (g *Graph) gate(x, gate, r *Node) *Node {
 	B, L, C := x.Shape[0], x.Shape[1], x.Shape[2]
-	forward, backward := gateForwardBy(1, g.DType, g.DType, B, L, C), gateBackwardBy(1, g.DType, g.DType, B, L, C)
+	forward, backward := gateForwardBy(1, g.DType, g.DType, B, L, C), gateBackwardBy(1, g.DType, g.DType, false, B, L, C)
 	y := g.apply(forward, &backward, map[string]*Node{"x": x, "gate": gate, "r": r})
 	g.back = append(g.back, func() {
 		if y.D != nil {

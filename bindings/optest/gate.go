@@ -33,24 +33,24 @@ func gateForwardBy(alpha float64, dtype, gateDType bindings.DType, B, L, C int) 
 	}
 }
 
-// gateBackward: dr = alpha · gate ⊙ dy; dgate = alpha · sum over L of dy ⊙ r.
-func gateBackward(dtype, gateDType bindings.DType, B, L, C int) Case {
-	return gateBackwardBy(gateAlpha, dtype, gateDType, B, L, C)
+// gateBackward: dr = alpha · gate ⊙ dy, or +=; dgate = alpha · sum over L of dy ⊙ r.
+func gateBackward(dtype, gateDType bindings.DType, accumulate bool, B, L, C int) Case {
+	return gateBackwardBy(gateAlpha, dtype, gateDType, accumulate, B, L, C)
 }
 
-func gateBackwardBy(alpha float64, dtype, gateDType bindings.DType, B, L, C int) Case {
+func gateBackwardBy(alpha float64, dtype, gateDType bindings.DType, accumulate bool, B, L, C int) Case {
 	forward := gateForwardBy(alpha, dtype, gateDType, B, L, C)
 	return Case{
-		Op: "gate_backward", DType: dtype, Note: "gate " + gateDType.String(), Forward: &forward,
+		Op: "gate_backward", DType: dtype, Note: accumulating("gate "+gateDType.String(), accumulate), Forward: &forward,
 		Args: []Arg{
-			Out("dr", dtype, B, L, C),
+			Out("dr", dtype, B, L, C).Accumulated(accumulate),
 			Out("dgate", gateDType, B, C),
 			In("dy", dtype, B, L, C),
 			In("gate", gateDType, B, C),
 			In("r", dtype, B, L, C),
 		},
 		Run: func(d *bindings.Device, t Tensors) error {
-			return d.GateBackward(t["dr"], t["dgate"], t["dy"], t["gate"], t["r"], float32(alpha))
+			return d.GateBackward(t["dr"], t["dgate"], t["dy"], t["gate"], t["r"], float32(alpha), accumulate)
 		},
 		Formula: func(p *Prec, v Values) {
 			dr, dgate, dy, gate, r := v["dr"], v["dgate"], v["dy"], v["gate"], v["r"]
@@ -72,10 +72,10 @@ func gateCases() []Case {
 	var cases []Case
 	for _, s := range [][3]int{{1, 1, 1}, {1, 3, 15}, {2, 5, 16}, {3, 33, 17}, {2, 65, 131}, {1, 0, 8}} {
 		for _, dtype := range floats {
-			cases = append(cases, gateForward(dtype, dtype, s[0], s[1], s[2]), gateBackward(dtype, dtype, s[0], s[1], s[2]))
+			cases = append(cases, gateForward(dtype, dtype, s[0], s[1], s[2]), gateBackward(dtype, dtype, s[1] == 5, s[0], s[1], s[2]))
 		}
 	}
-	mixed := gateBackward(bindings.BF16, bindings.F32, 2, 33, 48)
+	mixed := gateBackward(bindings.BF16, bindings.F32, true, 2, 33, 48)
 	return append(cases, gateForward(bindings.BF16, bindings.F32, 2, 33, 48), mixed, mixed.Without("dr"), mixed.Without("dgate", "r"))
 }
 
@@ -84,7 +84,7 @@ func gateBench() []Bench {
 	var rows []Bench
 	add := func(preset string, dtype, gate bindings.DType, B, L, C int) {
 		rows = append(rows, bench(preset, gateForward(dtype, gate, B, L, C), sample(gateForward(dtype, gate, 1, 2, C))),
-			bench(preset, gateBackward(dtype, gate, B, L, C), sample(gateBackward(dtype, gate, 1, L, 32))))
+			bench(preset, gateBackward(dtype, gate, false, B, L, C), sample(gateBackward(dtype, gate, false, 1, L, 32))))
 	}
 	for _, dtype := range floats {
 		add("flux", dtype, dtype, 1, 1536, 3072)

@@ -8,7 +8,8 @@
 // (bench.go). Add the op's line to Ops in ops.go. A Case holds:
 //
 //   - Op, the C function without fx_; DType, the tested dtype. Its name is made of dtype and shapes; Note adds what else tells it apart.
-//   - Args, every tensor of the call: In("x", dtype, B, L, C), Out (overwritten), Acc (+=) or InOut (read and overwritten). An
+//   - Args, every tensor of the call: In("x", dtype, B, L, C), Out (overwritten), Acc (+=; a gradient of an activation by .Accumulated())
+//     or InOut (read and overwritten). An
 //     absent (NULL) argument is simply not listed. Values are normal with deviation 1 unless told: .Normal(0.1), .Uniform(lo, hi), .From(f).
 //     .Packed() says that the op wants no gaps between rows, .Strided(...) asks for particular strides, .Alias("x") that the output
 //     may share x's storage.
@@ -125,9 +126,17 @@ type Role int
 const (
 	RoleIn    Role = iota // read
 	RoleOut               // overwritten
-	RoleAcc               // added to: a gradient of a parameter
+	RoleAcc               // added to: a gradient
 	RoleInOut             // read and overwritten: state of the optimizer
 )
+
+// accumulating adds to a note that the op adds to its gradient.
+func accumulating(note string, accumulate bool) string {
+	if accumulate {
+		note = strings.TrimSpace(note + " accumulate")
+	}
+	return note
+}
 
 // Arg is one tensor of a call.
 type Arg struct {
@@ -156,6 +165,14 @@ func Out(name string, dtype bindings.DType, shape ...int) Arg {
 // Acc is a gradient of a parameter, which the op adds to: F32, without gaps. The formula writes the gradient alone.
 func Acc(name string, shape ...int) Arg {
 	return Arg{Name: name, Role: RoleAcc, DType: bindings.F32, Shape: shape, packed: true}
+}
+
+// Accumulated makes an output one that the op adds to, if on. The formula writes the summand alone.
+func (a Arg) Accumulated(on bool) Arg {
+	if on {
+		a.Role = RoleAcc
+	}
+	return a
 }
 
 // InOut is a tensor the op reads and overwrites; the formula finds the old value in it.

@@ -24,29 +24,52 @@ void param_grad(Check& c, const char* name, const fx_tensor* grad, const fx_tens
 
 extern "C" {
 
-fx_status fx_linear_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* w, const fx_tensor* b, fx_act act) {
-  Check c(ctx, "linear_forward");
-  c.rank("x", x, kFloat, 2, 3).rank("w", w, only(x), 2, 2);
-  if (dim(y, 2) || (x && x->rank == 3)) c.shape("y", y, only(x), {dim(x, 0), dim(x, 1), dim(w, 0)});
-  else c.shape("y", y, only(x), {dim(x, 0), dim(w, 0)});
-  c.that(x && dim(x, x->rank - 1) == dim(w, 1), "x: last dimension differs from w's second");
-  if (b) c.shape("b", b, only(x), {dim(w, 0)});
-  c.that(act >= FX_ACT_NONE && act <= FX_ACT_SILU, "act: unknown");
-  return FX_RUN(c, linear_forward, y, x, w, b, act);
+// rows as x or dy with another last dimension.
+static void rows_like(Check& c, const char* name, const fx_tensor* t, const fx_tensor* rows, int64_t last) {
+  if (!rows) return;
+  if (rows->rank == 3) c.shape(name, t, only(rows), {dim(rows, 0), dim(rows, 1), last});
+  else c.shape(name, t, only(rows), {dim(rows, 0), last});
 }
 
-fx_status fx_linear_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dw, const fx_tensor* db, const fx_tensor* dy,
-                             const fx_tensor* x, const fx_tensor* w) {
+static void check_linear_gate(Check& c, const fx_tensor* gate, const fx_tensor* rows, int64_t O, fx_act act) {
+  c.that(act >= FX_ACT_NONE && act <= FX_ACT_SILU, "act: unknown");
+  if (!gate) return;
+  c.that(rows && rows->rank == 3, "gate: want rows [B,L]").that(act == FX_ACT_NONE, "gate and act: want one of them");
+  c.shape("gate", gate, only(rows), {dim(rows, 0), O});
+}
+
+fx_status fx_linear_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* pre, const fx_tensor* x, const fx_tensor* residual,
+                            const fx_tensor* gate, const fx_tensor* w, const fx_tensor* b, fx_act act) {
+  Check c(ctx, "linear_forward");
+  c.rank("x", x, kFloat, 2, 3).rank("w", w, only(x), 2, 2);
+  int64_t O = dim(w, 0);
+  rows_like(c, "y", y, x, O);
+  c.that(x && dim(x, x->rank - 1) == dim(w, 1), "x: last dimension differs from w's second");
+  if (b) c.shape("b", b, only(x), {O});
+  check_linear_gate(c, gate, x, O, act);
+  c.that(!residual == !gate, "residual and gate: want both or none");
+  if (residual) rows_like(c, "residual", residual, x, O);
+  if (pre) rows_like(c, "pre", pre, x, O);
+  c.that(!pre || gate || act != FX_ACT_NONE, "pre: want act or gate");
+  return FX_RUN(c, linear_forward, y, pre, x, residual, gate, w, b, act);
+}
+
+fx_status fx_linear_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dgate, const fx_tensor* dw, const fx_tensor* db,
+                             const fx_tensor* dy, const fx_tensor* x, const fx_tensor* gate, const fx_tensor* w, const fx_tensor* pre,
+                             fx_act act, int32_t accumulate) {
   Check c(ctx, "linear_backward");
   c.rank("dy", dy, kFloat, 2, 3).rank("w", w, only(dy), 2, 2);
   c.that(dy && dim(dy, dy->rank - 1) == dim(w, 0), "dy: last dimension differs from w's first");
-  if (dw && dy && dy->rank == 3) c.shape("x", x, only(dy), {dim(dy, 0), dim(dy, 1), dim(w, 1)});
-  if (dw && dy && dy->rank == 2) c.shape("x", x, only(dy), {dim(dy, 0), dim(w, 1)});
-  if (dx && dy && dy->rank == 3) c.shape("dx", dx, only(dy), {dim(dy, 0), dim(dy, 1), dim(w, 1)});
-  if (dx && dy && dy->rank == 2) c.shape("dx", dx, only(dy), {dim(dy, 0), dim(w, 1)});
+  if (dw) rows_like(c, "x", x, dy, dim(w, 1));
+  if (dx) rows_like(c, "dx", dx, dy, dim(w, 1));
+  check_linear_gate(c, gate, dy, dim(w, 0), act);
+  c.that(pre || (!dgate && act == FX_ACT_NONE), "pre: wanted by act and dgate");
+  if (pre) c.like("pre", pre, dy);
+  c.that(gate || !dgate, "dgate without gate");
+  if (dgate) c.like("dgate", dgate, gate);
   param_grad(c, "dw", dw, w);
   if (db) c.shape("db", db, kF32, {dim(w, 0)});
-  return FX_RUN(c, linear_backward, dx, dw, db, dy, x, w);
+  return FX_RUN(c, linear_backward, dx, dgate, dw, db, dy, x, gate, w, pre, act, accumulate);
 }
 
 fx_status fx_attention_forward(fx_ctx* ctx, const fx_tensor* o, const fx_tensor* lse, const fx_tensor* q, const fx_tensor* k,
@@ -119,13 +142,13 @@ fx_status fx_adaln_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* mea
 }
 
 fx_status fx_adaln_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dshift, const fx_tensor* dscale, const fx_tensor* dy,
-                            const fx_tensor* x, const fx_tensor* mean, const fx_tensor* rstd, const fx_tensor* scale) {
+                            const fx_tensor* x, const fx_tensor* mean, const fx_tensor* rstd, const fx_tensor* scale, int32_t accumulate) {
   Check c(ctx, "adaln_backward");
   c.rank("x", x, kFloat, 3, 3).like("dy", dy, x).like("dx", dx, x).shape("scale", scale, only(x), {dim(x, 0), dim(x, 2)});
   c.shape("mean", mean, kF32, {dim(x, 0), dim(x, 1)}).contiguous("mean", mean).like("rstd", rstd, mean).contiguous("rstd", rstd);
   c.that(!dshift == !dscale, "dshift and dscale: want both or none");
   if (dshift && dscale) c.like("dshift", dshift, scale).like("dscale", dscale, scale);
-  return FX_RUN(c, adaln_backward, dx, dshift, dscale, dy, x, mean, rstd, scale);
+  return FX_RUN(c, adaln_backward, dx, dshift, dscale, dy, x, mean, rstd, scale, accumulate);
 }
 
 fx_status fx_gate_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* gate, const fx_tensor* r, float alpha) {
@@ -135,12 +158,12 @@ fx_status fx_gate_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, c
 }
 
 fx_status fx_gate_backward(fx_ctx* ctx, const fx_tensor* dr, const fx_tensor* dgate, const fx_tensor* dy, const fx_tensor* gate,
-                           const fx_tensor* r, float alpha) {
+                           const fx_tensor* r, float alpha, int32_t accumulate) {
   Check c(ctx, "gate_backward");
   c.rank("dy", dy, kFloat, 3, 3).shape("gate", gate, only(dy) | kF32, {dim(dy, 0), dim(dy, 2)});
   if (dr) c.like("dr", dr, dy);
   if (dgate) c.like("r", r, dy).like("dgate", dgate, gate);
-  return FX_RUN(c, gate_backward, dr, dgate, dy, gate, r, alpha);
+  return FX_RUN(c, gate_backward, dr, dgate, dy, gate, r, alpha, accumulate);
 }
 
 fx_status fx_act_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, fx_act act) {
@@ -439,19 +462,10 @@ fx_status fx_adamw_step(fx_ctx* ctx, const fx_adamw_param* params, int64_t count
   check_params(c, params, count, true);
   c.that(args && args->step >= 1 && args->lr >= 0 && args->beta1 >= 0 && args->beta1 < 1 && args->beta2 >= 0 && args->beta2 < 1,
          "args: step, lr or beta out of range");
+  c.that(args && args->ema_decay >= 0 && args->ema_decay <= 1, "args: ema_decay: want 0..1");
   c.that(args && (args->clip == 0 || sum_squares), "clip without sum_squares");
   if (sum_squares) c.shape("sum_squares", sum_squares, kF32, {1});
   return FX_RUN(c, adamw_step, params, count, sum_squares, args);
-}
-
-fx_status fx_ema_step(fx_ctx* ctx, const fx_tensor* ema, const fx_tensor* x, float decay) {
-  Check c(ctx, "ema_step");
-  c.rank("ema", ema, kF32, 1, 4)
-      .contiguous("ema", ema)
-      .like("x", x, ema)
-      .contiguous("x", x)
-      .that(decay >= 0 && decay <= 1, "decay: want 0..1");
-  return FX_RUN(c, ema_step, ema, x, decay);
 }
 
 }  // extern "C"

@@ -20,7 +20,7 @@
   OP(add) OP(axpby_forward) OP(axpby_backward) OP(timestep_embed)                                                  \
   OP(gaussian_forward) OP(gaussian_backward) OP(gaussian_kl_forward) OP(gaussian_kl_backward)                      \
   OP(flow_loss_forward) OP(flow_loss_backward) OP(pixel_loss_forward) OP(pixel_loss_backward)                      \
-  OP(grad_sum_squares) OP(adamw_step) OP(ema_step)
+  OP(grad_sum_squares) OP(adamw_step)
 // clang-format on
 
 struct fx_ops {

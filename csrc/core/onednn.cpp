@@ -150,14 +150,6 @@ dnnl::primitive_attr attributes(const dnnl::post_ops& ops) {
   return attr;
 }
 
-void append(dnnl::post_ops& ops, dnnl::algorithm act, float alpha) {
-#if DNNL_VERSION_MAJOR >= 3
-  ops.append_eltwise(act, alpha, 0.0f);
-#else
-  ops.append_eltwise(1.0f, act, alpha, 0.0f);
-#endif
-}
-
 dnnl::matmul::primitive_desc matmul_desc(const dnnl::engine& engine, const memory::desc& a, const memory::desc& b, const memory::desc& bias,
                                          const memory::desc& c, const dnnl::primitive_attr& attr) {
 #if DNNL_VERSION_MAJOR >= 3
@@ -175,8 +167,6 @@ std::unique_ptr<Plan> make_matmul(const dnnl::engine& engine, const MatmulSpec& 
   if (s.bias) bias = memory::desc({1, s.n}, t, Tag::ab);
   dnnl::post_ops ops;
   if (s.accumulate) ops.append_sum(1.0f);
-  if (s.act == FX_ACT_GELU_TANH) append(ops, dnnl::algorithm::eltwise_gelu_tanh, 0.0f);
-  if (s.act == FX_ACT_SILU) append(ops, dnnl::algorithm::eltwise_swish, 1.0f);
   dnnl::primitive_attr attr = attributes(ops);
   auto desc = matmul_desc(engine, a, s.pack ? memory::desc({s.k, s.n}, t, Tag::any) : b, bias, c, attr);
   auto plan = std::make_unique<Plan>();

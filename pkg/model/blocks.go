@@ -79,9 +79,9 @@ func (s stream) attentionInputs(t *tensor.Tape, x, siluVec, pe, qkv, rotated *te
 
 // residuals is the rest of a stream: projection of the attention's rows, then the MLP, both gated.
 func (s stream) residuals(t *tensor.Tape, x, o *tensor.Tensor, mod []*tensor.Tensor) *tensor.Tensor {
-	x = t.Gate(x, mod[2], s.proj.forward(t, o), 1)
+	x = t.LinearGate(o, s.proj.w, s.proj.b, x, mod[2])
 	h := t.LinearAct(t.AdaLN(x, mod[3], mod[4], normEps), s.mlpIn.w, s.mlpIn.b, bindings.ActGELUTanh)
-	return t.Gate(x, mod[5], s.mlpOut.forward(t, h), 1)
+	return t.LinearGate(h, s.mlpOut.w, s.mlpOut.b, x, mod[5])
 }
 
 // normAndRotate: rotated's q and k columns from qkv's.
@@ -109,14 +109,16 @@ func byHead(x *tensor.Tensor, heads int) *tensor.Tensor {
 
 // singleBlock runs attention and MLP side by side on the joined tokens.
 type singleBlock struct {
-	mod, linear1, linear2 linear
-	queryNorm, keyNorm    *tensor.Tensor
-	heads                 int
+	mod, qkv, mlp, linear2 linear // qkv and mlp are parts of the checkpoint's linear1
+	queryNorm, keyNorm     *tensor.Tensor
+	heads                  int
 }
 
 func (ps *Params) singleBlock(prefix string, heads int) singleBlock {
+	linear1 := ps.linear(prefix + "linear1")
+	out, c := linear1.w.Dim(0), linear1.w.Dim(1)
 	return singleBlock{
-		mod: ps.linear(prefix + "modulation.lin"), linear1: ps.linear(prefix + "linear1"), linear2: ps.linear(prefix + "linear2"),
+		mod: ps.linear(prefix + "modulation.lin"), qkv: linear1.rows(0, 3*c), mlp: linear1.rows(3*c, out), linear2: ps.linear(prefix + "linear2"),
 		queryNorm: ps.value(prefix + "norm.query_norm.scale"), keyNorm: ps.value(prefix + "norm.key_norm.scale"), heads: heads,
 	}
 }
@@ -125,14 +127,14 @@ func (ps *Params) singleBlock(prefix string, heads int) singleBlock {
 func (b singleBlock) forward(t *tensor.Tape, x, siluVec, pe *tensor.Tensor) *tensor.Tensor {
 	batch, length, c := x.Dim(0), x.Dim(1), x.Dim(2)
 	mod := modulation(t, b.mod, siluVec, 3)
-	wide := b.linear1.forward(t, t.AdaLN(x, mod[0], mod[1], normEps)) // q, k, v, mlp
-	mlp := wide.Dim(2) - 3*c
+	h := t.AdaLN(x, mod[0], mod[1], normEps)
+	qkv := b.qkv.forward(t, h)
 	rotated := t.New(x.DType(), batch, length, 2*c)
-	normAndRotate(t, rotated, wide, b.queryNorm, b.keyNorm, pe, b.heads)
-	joined := t.New(x.DType(), batch, length, c+mlp)
-	attention(t, joined.Slice(2, 0, c), rotated, wide, b.heads)
-	t.ActTo(joined.Slice(2, c, c+mlp), wide.Slice(2, 3*c, 3*c+mlp), bindings.ActGELUTanh)
-	return t.Gate(x, mod[2], b.linear2.forward(t, joined), 1)
+	normAndRotate(t, rotated, qkv, b.queryNorm, b.keyNorm, pe, b.heads)
+	joined := t.New(x.DType(), batch, length, c+b.mlp.w.Dim(0))
+	attention(t, joined.Slice(2, 0, c), rotated, qkv, b.heads)
+	t.LinearActTo(joined.Slice(2, c, joined.Dim(2)), h, b.mlp.w, b.mlp.b, bindings.ActGELUTanh)
+	return t.LinearGate(joined, b.linear2.w, b.linear2.b, x, mod[2])
 }
 
 // finalLayer is the last AdaLN and the projection to the token's channels.

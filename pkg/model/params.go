@@ -75,6 +75,11 @@ func (ps *Params) linear(name string) linear {
 	return linear{ps.value(name + ".weight"), ps.value(name + ".bias")}
 }
 
+// rows is the part of a layer that makes outputs [low, high).
+func (l linear) rows(low, high int) linear {
+	return linear{l.w.Slice(0, low, high), l.b.Slice(0, low, high)}
+}
+
 func (l linear) forward(t *tensor.Tape, x *tensor.Tensor) *tensor.Tensor {
 	return t.Linear(x, l.w, l.b)
 }

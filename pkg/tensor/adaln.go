@@ -17,13 +17,15 @@ func (t *Tape) AdaLN(x, shift, scale *Tensor, eps float32) *Tensor {
 		return y
 	}
 	t.push("adaln", y, []*Tensor{y, mean, rstd}, func() error {
-		return t.contributeAll([]*Tensor{x, shift, scale}, func(d []*bindings.Tensor) error {
-			if d[0] == nil {
-				unwanted := t.allocLike(x)
-				defer unwanted.root.recycle()
-				d[0] = unwanted.view
-			}
-			return t.device.AdaLNBackward(d[0], d[1], d[2], y.grad(), x.view, mean.view, rstd.view, scale.view)
+		return t.contributeAll([]*Tensor{shift, scale}, func(d []*bindings.Tensor) error {
+			return t.contributeAdding(x, func(dx *bindings.Tensor, accumulate bool) error {
+				if dx == nil {
+					unwanted := t.allocLike(x)
+					defer unwanted.root.recycle()
+					dx = unwanted.view
+				}
+				return t.device.AdaLNBackward(dx, d[0], d[1], y.grad(), x.view, mean.view, rstd.view, scale.view, accumulate)
+			})
 		})
 	})
 	return y

@@ -19,8 +19,10 @@ func (t *Tape) gate(y, x, gate, r *Tensor, alpha float32, owned []*Tensor) {
 	}
 	t.push("gate", y, owned, func() error {
 		if gate.NeedsGrad() || r.NeedsGrad() {
-			err := t.contributeAll([]*Tensor{r, gate}, func(d []*bindings.Tensor) error {
-				return t.device.GateBackward(d[0], d[1], y.grad(), gate.view, r.view, alpha)
+			err := t.contributeAll([]*Tensor{gate}, func(d []*bindings.Tensor) error {
+				return t.contributeAdding(r, func(dr *bindings.Tensor, accumulate bool) error {
+					return t.device.GateBackward(dr, d[0], y.grad(), gate.view, r.view, alpha, accumulate)
+				})
 			})
 			if err != nil {
 				return err

@@ -84,22 +84,9 @@ func SumSquares(d *bindings.Device, out *Tensor, params []*Param) error {
 	return d.GradSumSquares(out.view, adamwParams(params))
 }
 
-// StepAdamW updates the parameters. sumSquares is of all parameters that are clipped together, nil without clipping.
+// StepAdamW updates the parameters and their averages. sumSquares is of all parameters that are clipped together, nil without clipping.
 func StepAdamW(d *bindings.Device, params []*Param, sumSquares *Tensor, args AdamW) error {
 	return d.AdamWStep(adamwParams(params), sumSquares.optional(), &args)
-}
-
-// StepEMA moves the averages towards the masters: ema = decay·ema + (1 − decay)·master.
-func StepEMA(d *bindings.Device, params []*Param, decay float32) error {
-	for _, p := range params {
-		if p.EMA == nil {
-			continue
-		}
-		if err := d.EMAStep(p.EMA.view, p.Master.view, decay); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func adamwParams(params []*Param) []bindings.AdamWParam {
@@ -108,6 +95,9 @@ func adamwParams(params []*Param) []bindings.AdamWParam {
 		list[i] = bindings.AdamWParam{
 			Param: p.Value.view.Data, DType: p.Value.DType(), Master: p.Master.view.Data, M: p.Moment1.view.Data,
 			V: p.Moment2.view.Data, Grad: p.Grad.view.Data, N: int64(p.Value.Len()),
+		}
+		if p.EMA != nil {
+			list[i].EMA = p.EMA.view.Data
 		}
 	}
 	return list

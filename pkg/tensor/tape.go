@@ -301,6 +301,26 @@ func (t *Tape) contribute(x *Tensor, write func(dx *bindings.Tensor) error) erro
 	return t.device.Add(&dx, &dx, &temporary)
 }
 
+// contributeAdding is contribute for an op that can add to a gradient itself. write is called in any case, with nil where x needs no gradient.
+func (t *Tape) contributeAdding(x *Tensor, write func(dx *bindings.Tensor, accumulate bool) error) error {
+	if !x.NeedsGrad() {
+		return write(nil, false)
+	}
+	s := x.root
+	if err := t.ensureGrad(s); err != nil {
+		return err
+	}
+	dx := x.gradView()
+	if !x.hasGrad() {
+		s.written = append(s.written, x.box)
+		return write(&dx, false)
+	}
+	if err := t.cover(x); err != nil {
+		return err
+	}
+	return write(&dx, true)
+}
+
 // contributeAll is contribute for an op that writes several gradients at once; the unwanted ones are nil.
 func (t *Tape) contributeAll(xs []*Tensor, write func(dxs []*bindings.Tensor) error) error {
 	dxs := make([]*bindings.Tensor, len(xs))
@@ -350,12 +370,15 @@ func (t *Tape) passOn(x, y *Tensor) error {
 	return t.contributeCopy(x, y.grad())
 }
 
-// paramGrad is the F32 gradient of a trainable parameter, nil for a frozen one: the ABI adds to it.
+// paramGrad is the F32 gradient of a trainable parameter or of a slice of one, nil for a frozen one: the ABI adds to it.
 func (x *Tensor) paramGrad() *bindings.Tensor {
 	if x == nil || x.root.param == nil || !x.root.needsGrad {
 		return nil
 	}
-	return x.root.param.Grad.view
+	g := *x.view
+	elements := (uintptr(x.view.Data) - uintptr(x.root.data)) / uintptr(x.DType().Size())
+	g.Data, g.DType = unsafe.Add(x.root.param.Grad.view.Data, elements*4), bindings.F32
+	return &g
 }
 
 // ---- memory ----

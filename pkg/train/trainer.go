@@ -131,15 +131,12 @@ func (tr *Trainer) Advance(batch *data.Batch) (Metrics, error) {
 	}
 	lr := c.learningRate(next)
 	args := tensor.AdamW{LR: float32(lr), Beta1: 0.9, Beta2: float32(c.Beta2), Eps: 1e-8, WeightDecay: float32(c.WeightDecay),
-		Clip: float32(c.Clip), Step: next}
+		Clip: float32(c.Clip), EMADecay: float32(c.emaDecay(next)), Step: next}
 	m, err := tr.read(next, lr)
 	if err != nil {
 		return m, err
 	}
 	if err := tensor.StepAdamW(tr.device, tr.params, norm, args); err != nil {
-		return m, err
-	}
-	if err := tensor.StepEMA(tr.device, tr.params, float32(c.emaDecay(next))); err != nil {
 		return m, err
 	}
 	tr.Step = next
