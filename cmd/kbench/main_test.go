@@ -148,7 +148,7 @@ func TestServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	for i, want := range []string{"no row is open", "no row axpby_forward none", `"gate"`, `"seconds"`, "{}"} {
+	for i, want := range []string{"no row 0 is open", "no row axpby_forward none", `"gate"`, `"seconds"`, `{"id":0}`} {
 		if i >= len(lines) || !strings.Contains(lines[i], want) {
 			t.Fatalf("answer %d: want %s in\n%s", i, want, out.String())
 		}

@@ -12,16 +12,18 @@ import (
 
 // request is a line of stdin in --serve: tools/bench/peers.py asks for one sample at a time, in turn with the peer.
 type request struct {
-	Do    string `json:"do"`    // open, sample, close, probe
+	Do    string `json:"do"`    // open, sample, close (all), probe
 	Op    string `json:"op"`    // of open: a row of --list
 	Shape string `json:"shape"` //
 	DType string `json:"dtype"` //
+	ID    int    `json:"id"`    // of sample: what open answered
 	Cold  bool   `json:"cold"`  // of sample
 }
 
 // response is a line of stdout.
 type response struct {
 	Error   string  `json:"error,omitempty"`
+	ID      int     `json:"id"`
 	Seconds float64 `json:"seconds,omitempty"` // of one call
 	Gate    float64 `json:"gate,omitempty"`
 	FLOPs   int64   `json:"flops,omitempty"`
@@ -29,11 +31,11 @@ type response struct {
 	Run     *header `json:"run,omitempty"`
 }
 
-// server holds the opened row.
+// server holds the opened rows.
 type server struct {
-	bench *bench
-	list  []benchmark
-	now   subject
+	bench  *bench
+	list   []benchmark
+	opened []subject
 }
 
 // answer serves requests until stdin ends.
@@ -77,15 +79,15 @@ func (s *server) answer(q *request, r *response) (err error) {
 	case "open":
 		return s.open(q, r)
 	case "sample":
-		if s.now == nil {
-			return fmt.Errorf("sample: no row is open")
+		if q.ID < 0 || q.ID >= len(s.opened) {
+			return fmt.Errorf("sample: no row %d is open", q.ID)
 		}
 		if q.Cold {
 			if err := s.bench.evict(); err != nil {
 				return err
 			}
 		}
-		r.Seconds, err = s.bench.once(s.now, 1)
+		r.Seconds, err = s.bench.once(s.opened[q.ID], 1)
 		return err
 	case "close":
 		s.close()
@@ -96,22 +98,22 @@ func (s *server) answer(q *request, r *response) (err error) {
 
 // open places and checks a row.
 func (s *server) open(q *request, r *response) (err error) {
-	s.close()
 	for i := range s.list {
 		b := &s.list[i]
 		if b.Op != q.Op || b.Shape != q.Shape || b.DType != q.DType {
 			continue
 		}
-		if s.now, err = b.open(s.bench.device); err != nil {
-			s.now = nil
+		x, err := b.open(s.bench.device)
+		if err != nil {
 			return err
 		}
-		if r.Gate, err = s.now.check(); err != nil {
+		r.ID, s.opened = len(s.opened), append(s.opened, x)
+		if r.Gate, err = x.check(); err != nil {
 			return gateError{err}
 		}
 		r.FLOPs, r.Bytes = b.FLOPs, b.Bytes
-		if counts, ok := s.now.(interface{ flops() int64 }); ok {
-			if err := s.now.run(); err != nil {
+		if counts, ok := x.(interface{ flops() int64 }); ok {
+			if err := x.run(); err != nil {
 				return err
 			}
 			r.FLOPs = counts.flops()
@@ -123,8 +125,8 @@ func (s *server) open(q *request, r *response) (err error) {
 }
 
 func (s *server) close() {
-	if s.now != nil {
-		s.now.free()
-		s.now = nil
+	for _, x := range s.opened {
+		x.free()
 	}
+	s.opened = nil
 }

@@ -1,0 +1,415 @@
+"""Ours against PyTorch and diffusers, in turn: `make bench-peers`.
+
+One long-lived kbench (--serve) and this process are asked for one sample each, alternately, on the same number of threads, so that whatever else the
+machine does meets both. The peer gets what its users would give it: bf16 weights, inference mode, channels last, fused optimizer, all threads. Every row of
+ours has passed kbench's check before it is timed. A row's time is the median of its samples, a ratio that of the two medians.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Callable
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass
+class Row:
+    what: str
+    peer: str
+    ours: list  # of (op, shape, dtype) as kbench --list has them; their times are added
+    make: Callable  # returns the function to time
+    cold: bool = False  # caches evicted before each sample
+
+
+class Kbench:
+    """The other process."""
+
+    def __init__(self, path, threads):
+        self.process = subprocess.Popen([path, "--serve", "--threads", str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, **request):
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError("kbench ended")
+        answer = json.loads(answer)
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer
+
+
+class Alternation:
+    """Times rows: a sample of ours, a sample of the peer's, and again."""
+
+    def __init__(self, kbench, seconds):
+        import torch
+
+        self.kbench, self.seconds, self.sink = kbench, seconds, 0.0
+        cache = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
+        kib = int(cache.read_text().strip().rstrip("K")) if cache.exists() else 128 << 10
+        self.evictor = torch.ones(2 * min(max(kib, 32 << 10), 512 << 10) * 1024 // 4)
+
+    def peer_sample(self, call, cold):
+        if cold:
+            self.sink += float(self.evictor.sum())
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    def run(self, row):
+        ours, theirs, gates, flops, size = [], [], [], 0, 0
+        call, parts = row.make(), []
+        self.kbench.ask(do="close")
+        for op, shape, dtype in row.ours:
+            opened = self.kbench.ask(do="open", op=op, shape=shape, dtype=dtype)
+            parts.append(opened["id"])
+            gates.append(opened.get("gate", 0))
+            flops, size = flops + opened.get("flops", 0), size + opened.get("bytes", 0)
+        for _ in range(2):
+            call()
+            for part in parts:
+                self.kbench.ask(do="sample", id=part)
+        while len(ours) < 5 or sum(ours) + sum(theirs) < self.seconds:
+            ours.append(sum(self.kbench.ask(do="sample", id=part, cold=row.cold)["seconds"] for part in parts))
+            time.sleep(0.005)  # OpenMP's threads spin for a moment before they sleep
+            theirs.append(self.peer_sample(call, row.cold))
+            time.sleep(0.005)
+        return {"ours": ours, "theirs": theirs, "gate": max(gates), "flops": flops, "bytes": size}
+
+
+def rows():
+    import torch
+    from diffusers.models.embeddings import apply_rotary_emb
+    from diffusers.models.normalization import RMSNorm
+    from torch.nn import functional as F
+
+    bf16, f32 = torch.bfloat16, torch.float32
+    heads, dim, width = 24, 128, 3072
+    names = {bf16: "bf16", f32: "f32"}
+
+    def inference(f):
+        def call():
+            with torch.inference_mode():
+                return f()
+
+        return call
+
+    def sdpa(L, dtype):
+        def make():
+            q, k, v = (torch.randn(1, heads, L, dim, dtype=dtype) for _ in range(3))
+            return inference(lambda: F.scaled_dot_product_attention(q, k, v))
+
+        return make
+
+    def sdpa_backward(L, dtype):
+        def make():
+            q, k, v = (torch.randn(1, heads, L, dim, dtype=dtype, requires_grad=True) for _ in range(3))
+            o = F.scaled_dot_product_attention(q, k, v)
+            do = torch.randn_like(o)
+            return lambda: torch.autograd.grad(o, (q, k, v), do, retain_graph=True)
+
+        return make
+
+    def modulate():
+        x, shift, scale = torch.randn(1, 1536, width, dtype=bf16), torch.randn(1, width, dtype=bf16), torch.randn(1, width, dtype=bf16)
+        return inference(lambda: F.layer_norm(x, (width,), eps=1e-6) * (1 + scale[:, None]) + shift[:, None])
+
+    def residual():
+        x, r, gate = torch.randn(1, 1536, width, dtype=bf16), torch.randn(1, 1536, width, dtype=bf16), torch.randn(1, width, dtype=bf16)
+        return inference(lambda: x + gate[:, None] * r)
+
+    def norm_rope():
+        q, norm = torch.randn(1, 1536, heads, dim, dtype=bf16), RMSNorm(dim, eps=1e-6).to(bf16)
+        table = torch.randn(1536, dim), torch.randn(1536, dim)
+        return inference(lambda: apply_rotary_emb(norm(q), table, sequence_dim=1))
+
+    def linear(M, I, O, dtype, gelu=False):
+        def make():
+            x, w, b = torch.randn(M, I, dtype=dtype), torch.randn(O, I, dtype=dtype) / I**0.5, torch.randn(O, dtype=dtype)
+            if gelu:
+                return inference(lambda: F.gelu(F.linear(x, w, b), approximate="tanh"))
+            return inference(lambda: F.linear(x, w, b))
+
+        return make
+
+    rope = "1x1536x24x128_128_1536x64x2"
+    list_ = []
+    for dtype in (bf16, f32):
+        d = names[dtype]
+        for L in (1536, 4608):
+            list_.append(Row(f"attention forward, L {L}", "SDPA", [("attention_forward", f"1x{L}x24x128", d)], sdpa(L, dtype)))
+    list_ += [
+        Row("QK-norm, RoPE and attention, L 1536", "SDPA alone", [("qk_norm_rope_forward", rope, "bf16")] * 2 + [("attention_forward", "1x1536x24x128", "bf16")],
+            sdpa(1536, bf16)),
+        Row("attention backward, L 1536", "autograd through SDPA", [("attention_backward", "1x1536x24x128_1x24x1536", "bf16")], sdpa_backward(1536, bf16)),
+        Row("AdaLN modulate, 1536×3072", "eager", [("adaln_forward", "1x1536x3072_1x3072", "bf16")], modulate, cold=True),
+        Row("gated residual, 1536×3072", "eager", [("gate_forward", "1x1536x3072_1x3072_gate-bf16", "bf16")], residual, cold=True),
+        Row("SE broadcast, 1536×3072", "eager", [("gate_forward", "1x1536x3072_1x3072_gate-f32", "bf16")], residual, cold=True),
+        Row("QK-norm + RoPE of q, 1536×24×128", "diffusers, eager", [("qk_norm_rope_forward", rope, "bf16")], norm_rope, cold=True),
+    ]
+    for dtype in (bf16, f32):
+        for I, O in ((3072, 9216), (3072, 3072), (12288, 3072), (15360, 3072)):
+            list_.append(Row(f"linear 1536×{I}→{O}", "F.linear", [("linear_forward", f"1536x{I}_{O}x{I}_{O}", names[dtype])], linear(1536, I, O, dtype)))
+        list_.append(Row("linear + GELU 1536×3072→12288", "F.linear, F.gelu", [("linear_forward", "1536x3072_12288x3072_12288_gelu_tanh", names[dtype])],
+                         linear(1536, 3072, 12288, dtype, gelu=True)))
+    return list_ + block_rows() + model_rows()
+
+
+def block_rows():
+    import torch
+    from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
+
+    heads, dim, width, text = 24, 128, 3072, 512
+
+    def block(kind, image, mode, dtype):
+        def make():
+            b = kind(width, heads, dim).to(dtype) if kind is FluxTransformerBlock else kind(width, heads, dim, mlp_ratio=4.0).to(dtype)
+            inputs = [torch.randn(1, n, width, dtype=dtype) for n in (image, text)] + [torch.randn(1, width, dtype=dtype)]
+            table = torch.randn(text + image, dim), torch.randn(text + image, dim)
+
+            def forward():
+                return b(hidden_states=inputs[0], encoder_hidden_states=inputs[1], temb=inputs[2], image_rotary_emb=table)
+
+            if mode == "forward":
+                b.requires_grad_(False)
+
+                def call():
+                    with torch.inference_mode():
+                        forward()
+
+                return call
+            b.requires_grad_(mode == "forward_weightgrad")
+            wanted = [x.requires_grad_() for x in inputs] + (list(b.parameters()) if mode == "forward_weightgrad" else [])
+            cotangents = [torch.randn(1, n, width, dtype=dtype) for n in (text, image)]
+            return lambda: torch.autograd.grad(forward(), wanted, cotangents)
+
+        return make
+
+    list_ = []
+    words = {"forward": "forward", "forward_inputgrad": "forward + input gradients", "forward_weightgrad": "forward + input and weight gradients"}
+    for op, kind in (("double_block", FluxTransformerBlock), ("single_block", FluxSingleTransformerBlock)):
+        for mode in words:
+            for image in (256, 1024):
+                list_.append(Row(f"{op.replace('_', ' ')} {words[mode]}, {image} + {text}", "diffusers' block", [(f"{op}_{mode}", f"{image}+{text}x{width}", "bf16")],
+                                 block(kind, image, mode, torch.bfloat16)))
+    return list_
+
+
+def model_rows():
+    import torch
+    from diffusers import AutoencoderKL
+
+    def decode(dtype):
+        def make():
+            vae = AutoencoderKL(
+                in_channels=3, out_channels=3, latent_channels=16, block_out_channels=(128, 256, 512, 512), layers_per_block=2, norm_num_groups=32, act_fn="silu",
+                down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, use_quant_conv=False, use_post_quant_conv=False,
+            ).to(dtype).to(memory_format=torch.channels_last)
+            z = torch.randn(1, 16, 64, 64, dtype=dtype).to(memory_format=torch.channels_last)
+
+            def call():
+                with torch.inference_mode():
+                    vae.decode(z)
+
+            return call
+
+        return make
+
+    return [
+        Row("VAE decode 512²", "diffusers, channels last", [("vae_decode", "512x512x3", "bf16")], decode(torch.bfloat16)),
+        Row("VAE decode 512²", "diffusers, channels last", [("vae_decode", "512x512x3", "f32")], decode(torch.float32)),
+        Row("nano training step", "the same net in eager, bf16 autocast", [("training_step", "16x64x64x3", "bf16")], nano_step),
+        Row("nano training step", "the same net in eager, bf16 autocast", [("training_step", "16x64x64x3", "f32")], nano_step),
+    ]
+
+
+def nano_step():
+    """An optimizer step of the embedded family, as pkg/train makes it: base and adapter trained together, flow and pixel loss, clipping, AdamW, average."""
+    import torch
+    from diffusers import FluxTransformer2DModel
+    from torch.nn import functional as F
+
+    sys.path.insert(0, str(HERE.parent / "golden"))
+    import transformer  # the model of the golden fixtures, with diffusers' blocks
+
+    transformer.transformer_flux.apply_rotary_emb = transformer.published_rotate  # it replaces the function for its float64 references
+    base = FluxTransformer2DModel(
+        patch_size=1, in_channels=48, num_layers=1, num_single_layers=10, attention_head_dim=64, num_attention_heads=3, joint_attention_dim=64,
+        pooled_projection_dim=64, guidance_embeds=False, axes_dims_rope=(16, 24, 24),
+    )
+    base.prediction, base.lq_skip = "sample", True
+    adapter = transformer.Adapter(base, 8, 8)
+    params = [*base.parameters(), *adapter.parameters()]
+    with torch.no_grad():
+        for p in params:
+            p.normal_(0, 1 / p.shape[-1] ** 0.5 if p.dim() > 1 else 0.1)
+    average = [p.detach().clone() for p in params]
+    optimizer = torch.optim.AdamW(params, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    hq, lq, matrix = torch.randn(16, 3, 64, 64), torch.randn(16, 3, 64, 64), torch.randn(12, 12) / 12**0.5
+
+    def encode(image):  # 2×2 pixels to 12 channels, then 2×2 of those to a token of 48
+        z = torch.einsum("oc,bcyx->boyx", matrix, F.pixel_unshuffle(image, 2))
+        return F.pixel_unshuffle(z, 2).flatten(2).transpose(1, 2)
+
+    def decode(tokens):
+        z = F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (16, 16)), 2)
+        return F.pixel_shuffle(torch.einsum("oc,bcyx->boyx", matrix, z), 2)
+
+    def call():
+        with torch.no_grad():
+            z0, z_lq = encode(hq), encode(lq)
+        z1, t = torch.randn_like(z0), torch.rand(16) * 0.9 + 0.1
+        z_t = (1 - t[:, None, None]) * z0 + t[:, None, None] * z1
+        with torch.autocast("cpu", torch.bfloat16):
+            v = transformer.evaluate(base, (16, 16), z_t, t, None, torch.float32, adapter=adapter, z_lq=z_lq)[0]
+        v = v.float()
+        sample = z_t - t[:, None, None] * v
+        loss = 0.05 * F.mse_loss(v, z1 - z0) + F.l1_loss(decode(sample), hq)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+        torch._foreach_lerp_(average, [p.detach() for p in params], 0.0005)
+
+    return call
+
+
+def duration(seconds):
+    return f"{seconds * 1e6:.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def spread(samples):
+    m = median(samples)
+    return 100 * median(abs(s - m) for s in samples) / m
+
+
+def share(r):
+    """Ours as a part of the nearer roof."""
+    peaks, t = r["run"]["peaks"], median(r["ours"])
+    compute = peaks["f32"] if r["dtype"] == "f32" else max(peaks["f32"], peaks["bf16"], peaks["matrix"])
+    arithmetic, memory = r["flops"] / 1e9 / compute, r["bytes"] / 1e9 / peaks["triad"]
+    return f"{100 * max(arithmetic, memory) / t:.0f} % {'triad' if memory > arithmetic else r['dtype']}"
+
+
+def table(results):
+    """Markdown: one table for each machine, tier and number of threads."""
+    text, last = "", None
+    for r in results.values():
+        run = r["run"]
+        machine = f"{run['processor']} ({run['cpu']}; {run['features']}), tier {run['isa']}, {run['threads']} threads"
+        if machine != last:
+            last = machine
+            text += f"\n**{machine}**; {run['libraries']} against {r['versions']}\n\n"
+            text += "| what | dtype | against | ours | ± MAD | peer | ± MAD | ours/peer in speed | ours of the peak | gate |\n|---|---|---|---|---|---|---|---|---|---|\n"
+        ours, theirs = median(r["ours"]), median(r["theirs"])
+        text += (f"| {r['what']}{', cold' if r['cold'] else ''} | {r['dtype']} | {r['peer']} | {duration(ours)} | {spread(r['ours']):.0f} % | {duration(theirs)} | "
+                 f"{spread(r['theirs']):.0f} % | **{theirs / ours:.2f}** | {share(r)} | {r['gate']:.2f} |\n")
+    return text
+
+
+def write(path, text):
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as f:
+        f.write(text)
+    os.chmod(f.name, 0o644)
+    os.replace(f.name, path)
+
+
+def key(r):
+    run = r["run"]
+    return run["processor"], run["cpu"], run["isa"], run["threads"], r["what"], r["dtype"], r["peer"]
+
+
+def load(path):
+    """The last result of each row, machines together."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    found = {}
+    for r in lines:
+        found[key(r)] = r
+    return dict(sorted(found.items(), key=lambda item: item[0][:4]))
+
+
+def fill(path, results):
+    """Replaces what stands between the markers of a Markdown file."""
+    text = path.read_text()
+    begin, end = "<!-- begin peers -->\n", "<!-- end peers -->"
+    if begin not in text or end not in text:
+        sys.exit(f"peers: {path}: want the lines {begin.strip()} and {end}")
+    write(path, text[: text.index(begin)] + begin + table(results) + "\n" + text[text.index(end) :])
+
+
+def arguments():
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--kbench", default="bin/kbench", help="our program")
+    p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of both sides")
+    p.add_argument("--rows", default="", help="regular expression on `what dtype`")
+    p.add_argument("--seconds", type=float, default=4, help="of samples per row, both sides together; five each at least")
+    p.add_argument("--budget", type=float, default=0, help="seconds after which no further row is begun, 0 = no limit")
+    p.add_argument("--isa", choices=["avx2"], help="hold both sides to AVX2")
+    p.add_argument("--missing", action="store_true", help="leave out rows that the JSON file has")
+    p.add_argument("--list", action="store_true", help="print the rows and stop")
+    p.add_argument("--json", type=Path, default=Path("build/peers.jsonl"), help="results are appended, with every sample")
+    p.add_argument("--md", type=Path, help="write the table of all results between the markers of this file")
+    return p.parse_args()
+
+
+def main():
+    args = arguments()
+    start = time.monotonic()
+    if args.isa and os.environ.get("FLUXIR_ISA") != args.isa:  # read by the libraries when they are loaded
+        os.environ.update(FLUXIR_ISA=args.isa, ATEN_CPU_CAPABILITY="avx2", ONEDNN_MAX_CPU_ISA="AVX2")
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+    import diffusers
+    import torch
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(1)
+    chosen = [r for r in rows() if re.search(args.rows, f"{r.what} {r.ours[0][2]}")]
+    if args.list:
+        for r in chosen:
+            print(f"{r.what} {r.ours[0][2]}")
+        return
+    if not chosen and args.rows:
+        sys.exit(f"peers: --rows {args.rows}: no such row; see --list")
+    kbench = Kbench(args.kbench, args.threads)
+    alternation = Alternation(kbench, args.seconds)
+    versions = f"PyTorch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), diffusers {diffusers.__version__}"
+    run = kbench.ask(do="probe")["run"]
+    have = load(args.json)
+    failed = 0
+    for row in chosen:
+        r = {"what": row.what, "peer": row.peer, "dtype": row.ours[0][2], "cold": row.cold, "run": run, "versions": versions}
+        if args.missing and key(r) in have:
+            continue
+        if args.budget and time.monotonic() - start > args.budget:
+            print("budget spent; --missing goes on from here")
+            break
+        try:
+            r.update(alternation.run(row))
+        except RuntimeError as e:
+            print(f"peers: {row.what}: {e}", file=sys.stderr)
+            failed = 1
+            continue
+        have[key(r)] = r
+        print(f"{row.what} {r['dtype']}: ours {duration(median(r['ours']))}, {row.peer} {duration(median(r['theirs']))}, "
+              f"ratio {median(r['theirs']) / median(r['ours']):.2f}", flush=True)
+        with args.json.open("a") as f:
+            f.write(json.dumps(r) + "\n")
+    kbench.process.stdin.close()
+    kbench.process.wait()
+    if args.md:
+        fill(args.md, load(args.json))
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
