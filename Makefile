@@ -9,7 +9,7 @@ export CGO_ENABLED := 1
 CUDA_ARCH ?= 80
 CUDA_PTX ?= 80
 
-.PHONY: cuda cuda-test help deps build core test parity op-check asan fmt lint clean photos demo train train-nano quality quality-peer fuzz
+.PHONY: cuda cuda-test help deps build core test parity op-check asan fmt lint clean photos demo train train-nano quality quality-peer fuzz bench bench-peers
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -95,6 +95,17 @@ quality-peer: build photos ## the same table for Real-ESRGAN x4plus (Python, ncn
 	@test -x build/peers/bin/python || python3 -m venv build/peers
 	@build/peers/bin/pip install -q --no-deps -r tools/peers/requirements.txt
 	@bin/evaluate --crop 256 --with "build/peers/bin/python tools/peers/realesrgan.py" $(PEER_PHOTOS)
+
+# Nothing else should run on the machine: kbench prints a clock below 1 and a large MAD where something did.
+bench: build ## every op and block at the shapes of FLUX.1, its autoencoder and the embedded model: docs/bench.md, docs/bench-roofline.svg
+	@bin/kbench --json build/bench.jsonl $(BENCH_FLAGS)
+	@bin/kbench --from build/bench.jsonl --md docs/bench.md --plot docs/bench-roofline.svg
+
+bench-peers: build ## the same shapes in turn with PyTorch and diffusers (Python, a few GB), once more with both held to AVX2: docs/bench.md
+	@test -x build/bench-peers/bin/python || python3 -m venv build/bench-peers
+	@build/bench-peers/bin/python -m pip install -q -r tools/bench/requirements.txt
+	@build/bench-peers/bin/python tools/bench/peers.py $(PEERS_FLAGS)
+	@build/bench-peers/bin/python tools/bench/peers.py --isa avx2 --rows "attention forward, L 1536|linear|double block forward, " --md docs/bench.md $(PEERS_FLAGS)
 
 fuzz: core ## fuzz every parser of bytes for FUZZTIME (30s) each
 	@grep -rl --include='*_test.go' '^func Fuzz' . | while read -r file; do \

@@ -189,6 +189,7 @@ func (o *options) stored(out io.Writer, list []benchmark) ([]result, error) {
 	if len(results) == 0 {
 		return nil, fmt.Errorf("%s: none of the chosen rows is in it", o.from)
 	}
+	mergePeaks(results)
 	if o.md == "" && o.plot == "" && o.old == "" {
 		for _, preset := range presets {
 			printPreset(out, preset, results)

@@ -135,6 +135,15 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// TestMergePeaks: runs on one machine share the highest peak, another machine's is left alone.
+func TestMergePeaks(t *testing.T) {
+	a, b, c := &header{Threads: 2, Peaks: peaks{F32: 3, Triad: 2}}, &header{Threads: 2, Peaks: peaks{F32: 1, Triad: 5}}, &header{Threads: 1, Peaks: peaks{F32: 9}}
+	mergePeaks([]result{{run: a}, {run: b}, {run: c}})
+	if want := (peaks{F32: 3, Triad: 5}); a.Peaks != want || b.Peaks != want || c.Peaks.F32 != 9 {
+		t.Errorf("%v %v %v", a.Peaks, b.Peaks, c.Peaks)
+	}
+}
+
 // TestServe: the dialogue that tools/bench/peers.py holds.
 func TestServe(t *testing.T) {
 	var out bytes.Buffer

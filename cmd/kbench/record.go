@@ -148,6 +148,20 @@ func readResults(path string) ([]result, error) {
 	return list, nil
 }
 
+// mergePeaks gives the runs of one machine, slices of a long one, the highest peaks of them all: what else runs on a machine only lowers a probe.
+func mergePeaks(list []result) {
+	for i := range list {
+		for j := range list[:i] {
+			a, b := list[i].run, list[j].run
+			if a == b || a.differs(b) != "" {
+				continue
+			}
+			best := peaks{max(a.Peaks.F32, b.Peaks.F32), max(a.Peaks.BF16, b.Peaks.BF16), max(a.Peaks.Matrix, b.Peaks.Matrix), max(a.Peaks.Triad, b.Peaks.Triad)}
+			a.Peaks, b.Peaks = best, best
+		}
+	}
+}
+
 // journal appends a run to a results file, which is whole after every row.
 type journal struct {
 	path string
