@@ -4,6 +4,8 @@ SHELL := /bin/bash
 BUILD ?= build/release
 JOBS ?= $(shell nproc)
 export CGO_ENABLED := 1
+# go-nvml binds every function of NVML, deprecated ones too.
+export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
 # Machine code for these compute capabilities, and PTX for all other cards; a release sets CUDA_ARCH="80 86 89 90 100 120" CUDA_PTX=90.
 CUDA_ARCH ?= 80

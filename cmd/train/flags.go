@@ -9,8 +9,8 @@ import (
 
 // options are the flags that are no keys of the configuration; the others are read as lines of a configuration file.
 type options struct {
-	config string
-	set    []string
+	config, reference string
+	set               []string
 }
 
 func newFlags() (*pflag.FlagSet, *options) {
@@ -18,6 +18,7 @@ func newFlags() (*pflag.FlagSet, *options) {
 	f.SortFlags = false
 	o := &options{}
 	f.StringVar(&o.config, "config", "", "TOML file of the configuration (examples: configs/)")
+	f.StringVar(&o.reference, "reference", "", "of ledger: TOML file of a stated cost to compare with")
 	f.StringArrayVar(&o.set, "set", nil, "KEY=VALUE: any key of the configuration, as in the file (time.kind='\"uniform\"'); repeatable")
 	f.String("run", "runs/nano", "folder of the run: configuration, states, metrics, samples, exported model")
 	f.String("model", "", "base and autoencoder to start from: a folder such as FLUX.1's, or nano, the embedded one; the adapter starts anew")
@@ -49,7 +50,7 @@ func newFlags() (*pflag.FlagSet, *options) {
 func (o *options) overrides(flags *pflag.FlagSet) []string {
 	var lines []string
 	flags.Visit(func(f *pflag.Flag) {
-		if f.Name == "config" || f.Name == "set" {
+		if f.Name == "config" || f.Name == "set" || f.Name == "reference" {
 			return
 		}
 		value := f.Value.String()

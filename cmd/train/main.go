@@ -20,6 +20,7 @@ import (
 const usage = `usage: train STAGE [flags]
        train --config FILE [flags]
        train curves --run FOLDER
+       train ledger [--reference FILE] RUN...
 
 STAGE is what is trained:
   base     the prior: a flow transformer that generates without a condition
@@ -29,6 +30,7 @@ STAGE is what is trained:
 With --model or --warm the stage starts from those weights; without, the embedded family's stages before it run first.
 
 curves prints what the stages of --run cost, and draws loss and validation of tune into --run as SVG.
+ledger compares what runs cost, with each other and with a stated reference (configs/reference_*.toml).
 
 Flags override the file, which overrides the stage's defaults; the result is stored as STAGE.toml in the run's folder and is itself such a file.
 Interrupt (Ctrl-C) to stop after the current step; the same command resumes. Flags:
@@ -51,6 +53,9 @@ func run(command []string, text io.Writer) error {
 		return err
 	}
 	stage := flags.Arg(0)
+	if stage == "ledger" && flags.NArg() > 1 {
+		return ledger(flags.Args()[1:], options.reference)
+	}
 	if flags.NArg() > 1 || (stage == "" && options.config == "") {
 		flags.Usage()
 		return errors.New("want one stage, or --config")
@@ -104,8 +109,29 @@ func curves(folder string) error {
 	if err != nil {
 		return err
 	}
-	train.Costs(os.Stdout, records)
+	train.PrintCosts(os.Stdout, train.Costs(records), nil)
 	return train.PlotCurves(records, train.StageTune, filepath.Join(folder, train.StageTune))
+}
+
+// ledger prints a table of runs.
+func ledger(runs []string, reference string) error {
+	var costs []train.Cost
+	for _, run := range runs {
+		c, err := train.RunCost(run)
+		if err != nil {
+			return err
+		}
+		costs = append(costs, c)
+	}
+	if reference == "" {
+		train.PrintCosts(os.Stdout, costs, nil)
+		return nil
+	}
+	c, err := train.ReadReference(reference)
+	if err == nil {
+		train.PrintCosts(os.Stdout, costs, &c)
+	}
+	return err
 }
 
 // quoted is a command as a shell reads it.

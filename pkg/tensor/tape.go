@@ -157,6 +157,38 @@ func (t *Tape) push(op string, y *Tensor, owned []*Tensor, back func() error) {
 	t.nodes = append(t.nodes, n)
 }
 
+// Mark records a point of the forward pass: f runs when the way back comes to it. For timing.
+func (t *Tape) Mark(f func()) {
+	if t.record {
+		t.nodes = append(t.nodes, node{op: "mark", back: func() error { f(); return nil }})
+	}
+}
+
+// FirstNotFinite names the first recorded output, in the order of the forward pass, that holds a NaN or an infinity; "" if there is none. It reads all of
+// them back from the device: for a step that has gone wrong.
+func (t *Tape) FirstNotFinite() (string, error) {
+	for i, n := range t.nodes {
+		outputs := n.owned
+		if n.out != nil {
+			outputs = []*storage{n.out.root}
+		}
+		for _, s := range outputs {
+			if s.data == nil {
+				continue
+			}
+			x := s.whole()
+			finite, err := x.Finite()
+			if err != nil {
+				return "", err
+			}
+			if !finite {
+				return fmt.Sprintf("output of op %d, %s, %v", i, n.op, s.shape), nil
+			}
+		}
+	}
+	return "", nil
+}
+
 // Backward computes the gradients of loss, one F32 element, with respect to every parameter (added to Param.Grad) and Input recorded so far, and
 // forgets the recording. Values of intermediate tensors are gone afterwards.
 func (t *Tape) Backward(loss *Tensor) error {

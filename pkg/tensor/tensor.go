@@ -97,6 +97,17 @@ func (t *Tensor) Host() ([]float32, error) {
 	return t.root.arena.hostCopy(*t.view)
 }
 
+// Finite tells whether no value is a NaN or an infinity.
+func (t *Tensor) Finite() (bool, error) {
+	values, err := t.Host()
+	for _, v := range values {
+		if v-v != 0 {
+			return false, err
+		}
+	}
+	return true, err
+}
+
 // Grad reads the gradient after Tape.Backward: zeros where none arrived; F32 of a parameter, else the gradient of this view.
 func (t *Tensor) Grad() ([]float32, error) {
 	if p := t.root.param; p != nil {

@@ -4,8 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"io"
 	"io/fs"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,28 +27,59 @@ func states(p *tensor.Param) map[string]*tensor.Tensor {
 	return s
 }
 
-// Save writes the trainer's state, atomically: masters, moments, averages, step and configuration. Random numbers need no state: they follow from seed and
-// step.
+// Save writes the trainer's state, atomically: masters, moments, averages, step, configuration, a checksum of each tensor, the hash of the frozen weights.
+// Random numbers and the order of the data need no state: they follow from seed and step. Tensors are brought from the device one at a time.
 func (tr *Trainer) Save(path string) error {
 	config, err := json.Marshal(tr.Config)
 	if err != nil {
 		return err
 	}
 	var entries []weights.Entry
+	sums := map[string]string{}
 	for _, p := range tr.params {
-		all := states(p)
-		for _, suffix := range slices.Sorted(maps.Keys(all)) {
-			values, err := all[suffix].Host()
+		for suffix, x := range states(p) {
+			name := p.Name + "/" + suffix
+			values, err := x.Host()
 			if err != nil {
 				return err
 			}
-			entries = append(entries, weights.Float32Entry(p.Name+"/"+suffix, weights.F32, p.Value.Shape(), values))
+			sums[name] = checksum(values)
+			entries = append(entries, weights.Entry{Name: name, DType: weights.F32, Shape: p.Value.Shape(), Write: func(w io.Writer) error {
+				values, err := x.Host()
+				if err != nil {
+					return err
+				}
+				return weights.Float32Entry(name, weights.F32, nil, values).Write(w)
+			}})
 		}
 	}
-	return weights.Write(path, entries, map[string]string{
-		"format_version": checkpointFormat, "training_step": strconv.FormatInt(tr.Step, 10), "config": string(config),
-	})
+	checksums, err := json.Marshal(sums)
+	if err != nil {
+		return err
+	}
+	if tr.frozenHash == "" {
+		if tr.frozenHash, err = tr.FrozenHash(); err != nil {
+			return err
+		}
+	}
+	meta := map[string]string{
+		"format_version": checkpointFormat, "training_step": strconv.FormatInt(tr.Step, 10), "config": string(config), "checksums": string(checksums),
+		"frozen": tr.frozenHash,
+	}
+	if finite(tr.Gain) {
+		meta["gain"] = strconv.FormatFloat(tr.Gain, 'g', -1, 64)
+	}
+	return weights.Write(path, entries, meta)
 }
+
+// checksum of a tensor's bytes in a state file: CRC-32C, hexadecimal.
+func checksum(values []float32) string {
+	h := crc32.New(castagnoli)
+	hashFloats(h, values)
+	return fmt.Sprintf("%08x", h.Sum32())
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Resume reads a state written by Save for the same parameters, and returns the keys of the configuration that have changed since. A missing file is not an
 // error: nothing is read. Keys that say what is learned from what must be the same; a larger Steps continues a finished run.
@@ -72,9 +104,18 @@ func (tr *Trainer) Resume(path string) (changed []string, err error) {
 	if err != nil || step < 0 {
 		return nil, fmt.Errorf("%s: %w: training_step %q", path, weights.ErrCorrupt, meta["training_step"])
 	}
+	if err := tr.sameBase(path, meta["frozen"]); err != nil {
+		return nil, err
+	}
+	sums := map[string]string{} // states of before checksums have none
+	if text := meta["checksums"]; text != "" {
+		if err := json.Unmarshal([]byte(text), &sums); err != nil {
+			return nil, fmt.Errorf("%s: %w: checksums: %w", path, weights.ErrCorrupt, err)
+		}
+	}
 	for _, p := range tr.params {
 		for suffix, x := range states(p) {
-			if err := restore(f, p.Name+"/"+suffix, x); err != nil {
+			if err := restore(f, p.Name+"/"+suffix, sums, x); err != nil {
 				return nil, err
 			}
 		}
@@ -90,7 +131,20 @@ func (tr *Trainer) Resume(path string) (changed []string, err error) {
 	return changed, nil
 }
 
-func restore(f *weights.File, name string, x *tensor.Tensor) error {
+// sameBase refuses a state that was trained on other frozen weights. Hashes of another precision tell nothing.
+func (tr *Trainer) sameBase(path, stored string) (err error) {
+	if tr.frozenHash, err = tr.FrozenHash(); err != nil {
+		return err
+	}
+	dtype, _, _ := strings.Cut(stored, ":")
+	if stored != "" && dtype == tr.Config.DType && stored != tr.frozenHash {
+		return fmt.Errorf("%s: %w: state trained on another base: frozen weights %s there, %s now", path, ErrConfig, stored, tr.frozenHash)
+	}
+	return nil
+}
+
+// restore reads one tensor and holds it against its checksum, if there is one.
+func restore(f *weights.File, name string, sums map[string]string, x *tensor.Tensor) error {
 	t, err := f.Tensor(name)
 	if err != nil {
 		return err
@@ -101,6 +155,9 @@ func restore(f *weights.File, name string, x *tensor.Tensor) error {
 	values, err := weights.Float32s(t)
 	if err != nil {
 		return err
+	}
+	if want, got := sums[name], checksum(values); want != "" && want != got {
+		return fmt.Errorf("%s: %s: %w: checksum is %s, want %s: take an older state in its place", f.Path(), name, weights.ErrCorrupt, got, want)
 	}
 	return x.Set(values)
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -16,10 +15,9 @@ import (
 	"github.com/fluxir/fluxir/pkg/data"
 )
 
-// ReadMetrics reads the records of a run folder, in the order they were written. A last line that a killed run left torn is passed over.
+// ReadMetrics reads the records of a run folder, in the order they were written. Lines that a killed run left torn are passed over.
 func ReadMetrics(run string) ([]Record, error) {
-	path := filepath.Join(run, metricsFile)
-	f, err := os.Open(path)
+	f, err := os.Open(filepath.Join(run, metricsFile))
 	if err != nil {
 		return nil, err
 	}
@@ -28,37 +26,11 @@ func ReadMetrics(run string) ([]Record, error) {
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		var r Record
-		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
-			if !lines.Scan() {
-				break
-			}
-			return nil, fmt.Errorf("%s: line %d: %w", path, len(records)+1, err)
+		if json.Unmarshal(lines.Bytes(), &r) == nil {
+			records = append(records, r)
 		}
-		records = append(records, r)
 	}
 	return records, lines.Err()
-}
-
-// Costs prints what each stage took: images seen, hours of the machine, GFLOP/s in the mean.
-func Costs(w io.Writer, records []Record) {
-	type cost struct{ images, seconds, gflop float64 }
-	costs, order := map[string]*cost{}, []string{}
-	for _, r := range records {
-		c := costs[r.Stage]
-		if c == nil {
-			c = &cost{}
-			costs[r.Stage], order = c, append(order, r.Stage)
-		}
-		c.images += float64(r.Images)
-		c.seconds += r.Seconds
-		c.gflop += r.GFLOPs * r.Seconds
-	}
-	fmt.Fprintln(w, "| stage | images | hours | PFLOP | GFLOP/s |")
-	fmt.Fprintln(w, "|---|---|---|---|---|")
-	for _, stage := range order {
-		c := costs[stage]
-		fmt.Fprintf(w, "| %s | %.0f | %.2f | %.2f | %.0f |\n", stage, c.images, c.seconds/3600, c.gflop/1e6, c.gflop/max(c.seconds, 1e-9))
-	}
 }
 
 // PlotCurves draws the loss and the validation gains of one stage over the images seen in it, as two SVG files: out + "-loss.svg" and out + "-gain.svg".

@@ -1,57 +1,126 @@
 package train
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 	"time"
 
 	"github.com/fluxir/fluxir/pkg/data"
+	"github.com/fluxir/fluxir/pkg/train/board"
+	"github.com/fluxir/fluxir/pkg/train/monitor"
 )
 
 // Record is one line of a run's metrics.jsonl: a logged step, or, with Gains, a validation.
 type Record struct {
-	Stage     string    `json:"stage"`
-	Step      int64     `json:"step"`
-	Loss      float64   `json:"loss,omitempty"`
-	Flow      float64   `json:"flow,omitempty"`
-	Pixel     float64   `json:"pixel,omitempty"`
-	GradNorm  float64   `json:"grad_norm,omitempty"` // before clipping
-	LR        float64   `json:"lr,omitempty"`
-	Images    int64     `json:"images,omitempty"`     // since the last record
-	Seconds   float64   `json:"seconds,omitempty"`    // since the last record
-	GFLOPs    float64   `json:"gflops,omitempty"`     // GFLOP/s of the model's products and attention, forward and backward
-	PeakShare float64   `json:"peak_share,omitempty"` // of the matrix-product peak probed at the start, 0..1
-	Gains     []float64 `json:"gains,omitempty"`      // dB, in the order of data.EvalPresets
-	Time      string    `json:"time"`                 // RFC 3339
+	Stage     string                 `json:"stage"`
+	Step      int64                  `json:"step"`
+	Loss      float64                `json:"loss,omitempty"`
+	Flow      float64                `json:"flow,omitempty"`
+	Pixel     float64                `json:"pixel,omitempty"`
+	GradNorm  float64                `json:"grad_norm,omitempty"` // before clipping
+	Groups    map[string]GroupRecord `json:"groups,omitempty"`    // by group: base, block, theta, se
+	LR        float64                `json:"lr,omitempty"`
+	Images    int64                  `json:"images,omitempty"`     // since the last record
+	Seconds   float64                `json:"seconds,omitempty"`    // since the last record
+	Parts     map[string]float64     `json:"parts,omitempty"`      // seconds since the last record by what they went to
+	GFLOPs    float64                `json:"gflops,omitempty"`     // GFLOP/s of the model's products and attention, forward and backward
+	PeakShare float64                `json:"peak_share,omitempty"` // of Trainer.Peak, 0..1
+	KWh       float64                `json:"kwh,omitempty"`        // since the last record; absent: unknown
+	Readings  map[string]float64     `json:"readings,omitempty"`   // of the device, see package monitor
+	Device    string                 `json:"device,omitempty"`     // processor or card
+	Gains     []float64              `json:"gains,omitempty"`      // dB, in the order of data.EvalPresets
+	Time      string                 `json:"time"`                 // RFC 3339
+
+	flops int64 // of the step
+}
+
+// GroupRecord is what a group of parameters did in one step.
+type GroupRecord struct {
+	GradNorm float64 `json:"grad_norm"` // before clipping
+	Change   float64 `json:"change"`    // norm of the step's difference of the weights, as a share of their norm
 }
 
 const metricsFile = "metrics.jsonl"
 
-// Logger writes records for people and for machines.
+// Logger writes records for people and for machines: lines of text, metrics.jsonl, TensorBoard's event file, ledger.json.
 type Logger struct {
-	text  io.Writer
-	file  *os.File
-	steps int64
+	run     string
+	text    io.Writer
+	file    *os.File
+	board   *board.Writer
+	monitor *monitor.Monitor
+	device  string // processor or card
+	steps   int64
+	records []Record           // of the run, for the ledger
+	parts   map[string]float64 // since they were printed
 }
 
 // OpenLog appends to the metrics of a run folder and prints lines to text.
 func OpenLog(run string, text io.Writer) (*Logger, error) {
-	f, err := os.OpenFile(filepath.Join(run, metricsFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	return &Logger{text: text, file: f}, err
+	l := &Logger{run: run, text: text, parts: map[string]float64{}}
+	var err error
+	if l.records, err = ReadMetrics(run); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if l.file, err = os.OpenFile(filepath.Join(run, metricsFile), os.O_CREATE|os.O_RDWR, 0o644); err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(l.file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, fmt.Errorf("%s: another program is training in this folder (%w)", run, err)
+	}
+	if err := dropTornLine(l.file); err != nil {
+		return nil, err
+	}
+	l.board, err = board.Create(run)
+	return l, err
+}
+
+// dropTornLine cuts what a killed run left behind the last newline, and goes to the end.
+func dropTornLine(f *os.File) error {
+	b, err := io.ReadAll(f)
+	if err != nil {
+		return err
+	}
+	end := int64(bytes.LastIndexByte(b, '\n') + 1)
+	if err := f.Truncate(end); err != nil {
+		return err
+	}
+	_, err = f.Seek(end, io.SeekStart)
+	return err
 }
 
 // Close ends the log.
-func (l *Logger) Close() error { return l.file.Close() }
+func (l *Logger) Close() error { return errors.Join(l.file.Close(), l.board.Close()) }
+
+// watch starts reading the device's monitor with each record.
+func (l *Logger) watch(device, name string, watts float64) {
+	l.device = name
+	l.monitor = monitor.Open(device, watts, func(text string) { l.Printf("monitor: %s\n", text) })
+}
 
 // Printf writes a remark for people.
 func (l *Logger) Printf(format string, args ...any) { fmt.Fprintf(l.text, format, args...) }
 
 // Write records r.
 func (l *Logger) Write(r Record) error {
-	r.Time = time.Now().UTC().Format(time.RFC3339)
+	r.Time, r.Device = time.Now().UTC().Format(time.RFC3339), l.device
+	var readings []monitor.Value
+	if l.monitor != nil && r.Gains == nil {
+		readings, r.KWh = l.monitor.Read()
+		r.Readings = map[string]float64{}
+		for _, v := range readings {
+			r.Readings[v.Name] = v.Value
+		}
+	}
 	line, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -59,17 +128,85 @@ func (l *Logger) Write(r Record) error {
 	if _, err := l.file.Write(append(line, '\n')); err != nil {
 		return err
 	}
+	l.records = append(l.records, r)
+	if err := l.board.Scalars(r.Step, r.scalars()); err != nil {
+		return err
+	}
+	for part, seconds := range r.Parts {
+		l.parts[part] += seconds
+	}
 	if r.Gains != nil {
-		fmt.Fprintf(l.text, "%s step %d  PSNR gain", r.Stage, r.Step)
-		mean := 0.0
-		for i, g := range r.Gains {
-			fmt.Fprintf(l.text, "  %s %+.2f", data.EvalPresets[i], g)
-			mean += g / float64(len(r.Gains))
-		}
-		fmt.Fprintf(l.text, "  mean %+.2f dB\n", mean)
+		l.printGains(r)
 		return nil
 	}
-	fmt.Fprintf(l.text, "%s step %d/%d  loss %.5f  flow %.5f  pixel %.5f  grad %.3f  lr %.2e  %.1f images/s  %.0f GFLOP/s, %.0f %% of the peak\n",
+	fmt.Fprintf(l.text, "%s step %d/%d  loss %.5f  flow %.5f  pixel %.5f  grad %.3f  lr %.2e  %.1f images/s  %.0f GFLOP/s, %.0f %% of the peak",
 		r.Stage, r.Step, l.steps, r.Loss, r.Flow, r.Pixel, r.GradNorm, r.LR, float64(r.Images)/r.Seconds, r.GFLOPs, 100*r.PeakShare)
+	for _, v := range readings {
+		fmt.Fprintf(l.text, "  %v", v)
+	}
+	fmt.Fprintln(l.text)
 	return nil
+}
+
+func (l *Logger) printGains(r Record) {
+	fmt.Fprintf(l.text, "%s step %d  PSNR gain", r.Stage, r.Step)
+	for i, g := range r.Gains {
+		fmt.Fprintf(l.text, "  %s %+.2f", data.EvalPresets[i], g)
+	}
+	fmt.Fprintf(l.text, "  mean %+.2f dB\n", mean(r.Gains))
+}
+
+// printParts says what the time went to since it was last said.
+func (l *Logger) printParts(stage string) {
+	total := 0.0
+	for _, seconds := range l.parts {
+		total += seconds
+	}
+	if total == 0 {
+		return
+	}
+	fmt.Fprintf(l.text, "%s: time", stage)
+	for _, part := range parts {
+		fmt.Fprintf(l.text, "  %s %.1f %%", part, 100*l.parts[part]/total)
+	}
+	fmt.Fprintln(l.text)
+	clear(l.parts)
+}
+
+// scalars are the record's numbers for TensorBoard.
+func (r Record) scalars() []board.Scalar {
+	var list []board.Scalar
+	add := func(tag string, v float64) { list = append(list, board.Scalar{Tag: r.Stage + "/" + tag, Value: v}) }
+	for i, g := range r.Gains {
+		add("psnr_gain/"+data.EvalPresets[i], g)
+	}
+	if r.Gains != nil {
+		add("psnr_gain/mean", mean(r.Gains))
+		return list
+	}
+	add("loss/total", r.Loss)
+	add("loss/flow", r.Flow)
+	add("loss/pixel", r.Pixel)
+	add("lr", r.LR)
+	add("grad_norm/all", r.GradNorm)
+	for _, name := range slices.Sorted(maps.Keys(r.Groups)) {
+		add("grad_norm/"+name, r.Groups[name].GradNorm)
+		add("weight_change/"+name, r.Groups[name].Change)
+	}
+	add("speed/images_per_s", float64(r.Images)/r.Seconds)
+	add("speed/gflops", r.GFLOPs)
+	for _, name := range slices.Sorted(maps.Keys(r.Parts)) {
+		add("seconds_per_image/"+name, r.Parts[name]/float64(max(r.Images, 1)))
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Readings)) {
+		add("device/"+name, r.Readings[name])
+	}
+	return list
+}
+
+func mean(v []float64) (m float64) {
+	for _, x := range v {
+		m += x / float64(len(v))
+	}
+	return m
 }

@@ -45,8 +45,8 @@ func TestMetricsRoundTrip(t *testing.T) {
 		t.Fatalf("%d records, %v", len(records), err)
 	}
 	var table bytes.Buffer
-	Costs(&table, records)
-	if want := "| tune | 640 | 0.01 | 0.00 | 100 |"; !strings.Contains(table.String(), want) {
+	PrintCosts(&table, Costs(records), nil)
+	if want := "| tune | 640 | 0.01 | ? | 0.004 | 100 | +2.00 |"; !strings.Contains(table.String(), want) {
 		t.Errorf("costs lack %q:\n%s", want, &table)
 	}
 	if err := PlotCurves(records, StageTune, filepath.Join(run, "tune")); err != nil {

@@ -40,6 +40,9 @@ func Run(ctx context.Context, s Settings, stages []Config, log *Logger) (done bo
 		return false, err
 	}
 	defer r.device.Close()
+	if err := r.device.Do(r.watch); err != nil {
+		return false, err
+	}
 	if s.Model == "" && s.Warm == "" {
 		if r.patches, err = r.patchTransform(r.photos.train); err != nil {
 			return false, err
@@ -53,8 +56,13 @@ func Run(ctx context.Context, s Settings, stages []Config, log *Logger) (done bo
 	return true, nil
 }
 
+// state is the file of a stage's last state, best that of the one with the highest gain.
 func (r *runner) state(stage string) string {
 	return filepath.Join(r.s.Run, stage+".state.safetensors")
+}
+
+func (r *runner) best(stage string) string {
+	return filepath.Join(r.s.Run, stage+"-best.state.safetensors")
 }
 
 // runStage trains stage i until its last step; done is false where ctx ended first.
@@ -78,6 +86,9 @@ func (r *runner) runStage(ctx context.Context, i int) (done bool, err error) {
 		for _, line := range changed {
 			r.log.Printf("%s: changed since the state was saved: %s\n", c.Stage, line)
 		}
+		if err == nil && tr.frozenHash == "" {
+			tr.frozenHash, err = tr.FrozenHash()
+		}
 		return err
 	})
 	if err != nil || tr.Step >= c.Steps {
@@ -85,7 +96,6 @@ func (r *runner) runStage(ctx context.Context, i int) (done bool, err error) {
 	}
 	defer r.device.Do(func() error { tr.Close(); return nil })
 	r.log.steps = c.Steps
-	r.log.Printf("%s: from step %d of %d\n", c.Stage, tr.Step, c.Steps)
 	loader, err := data.NewPatchLoader(data.LoaderConfig{Photos: r.photos.train, Preset: c.Preset, Seed: c.Seed, Batch: c.Batch, Size: c.Size, Workers: r.s.Workers})
 	if err != nil {
 		return false, err
@@ -95,27 +105,38 @@ func (r *runner) runStage(ctx context.Context, i int) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	hooks := Hooks{
-		Log: r.log.Write,
-		Save: func() error {
-			if err := tr.Save(r.state(c.Stage)); err != nil {
-				return err
-			}
-			b.Step, b.Licence = fmt.Sprint(tr.Step), r.licence()
-			return r.export(c.Stage, b)
-		},
-	}
+	hooks := Hooks{Log: r.log.Write, Save: func() error { return r.save(tr, b) }}
 	if c.Stage != StageBase {
-		hooks.Validate = func() error {
-			gains, err := tr.Gains(held)
-			if err != nil {
-				return err
-			}
-			return r.log.Write(Record{Stage: c.Stage, Step: tr.Step, Gains: gains})
-		}
+		best := bestGain(r.best(c.Stage))
+		hooks.Validate = func() error { return r.validate(tr, held, &best) }
 	}
-	err = tr.Run(ctx, loader, hooks)
-	return err == nil && tr.Step >= c.Steps, err
+	r.log.Printf("%s: from step %d of %d\n", c.Stage, tr.Step, c.Steps)
+	if err := tr.Run(ctx, loader, hooks); err != nil {
+		return false, err
+	}
+	return tr.Step >= c.Steps, r.device.Do(func() error { return r.checkFrozen(tr) })
+}
+
+// checkFrozen holds the frozen weights against their hash at the start.
+func (r *runner) checkFrozen(tr *Trainer) error {
+	now, err := tr.FrozenHash()
+	if err != nil {
+		return err
+	}
+	if now != tr.frozenHash {
+		return fmt.Errorf("train: the frozen weights have moved: hash %s at the start, %s now: no state since then can be trusted", tr.frozenHash, now)
+	}
+	r.log.Printf("%s: %d frozen tensors did not move: %s\n", tr.Config.Stage, len(tr.frozen()), now)
+	return nil
+}
+
+// watch tells the log what trains.
+func (r *runner) watch() error {
+	info, err := r.device.Info()
+	if err == nil {
+		r.log.watch(info.Device, info.Name, r.s.Watts)
+	}
+	return err
 }
 
 // load makes the models of stage i: those of the recipe, those of a folder, or a base of a folder under a new adapter.

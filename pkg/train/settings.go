@@ -98,9 +98,9 @@ func (s Settings) Validate() error {
 // TOML is the whole configuration, to print and to start from again.
 func (s Settings) TOML() ([]byte, error) { return toml.Marshal(s) }
 
-func decodeTOML(name string, text []byte, s *Settings) error {
+func decodeTOML(name string, text []byte, value any) error {
 	d := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
-	if err := d.Decode(s); err != nil {
+	if err := d.Decode(value); err != nil {
 		return tomlError(name, err)
 	}
 	return nil

@@ -56,6 +56,13 @@ type StepInput struct {
 	Keep                 []float32 // [B]: 0 drops the condition of an item (z_lq = 0), 1 keeps it; nil keeps all
 	Crop                 Window    // decoded part, latent pixels, the same for the whole batch
 	Lambda               float32
+	Lap                  func(part string) // called when a part has been done (encode, forward, pixel; on the way back pixel); nil: not
+}
+
+func (in StepInput) lap(part string) {
+	if in.Lap != nil {
+		in.Lap(part)
+	}
 }
 
 // StepOutput has a step's tensors: latents [B,h,w,c] F32 and losses [1] F32.
@@ -73,6 +80,10 @@ func Losses(t *tensor.Tape, m *model.FluxIR, vae *model.VAE, prompt *Prompt, in 
 	}
 	var out StepOutput
 	out.Z0 = encode(t, vae, in, in.HQ, in.Eps)
+	if m.Adapter != nil {
+		out.ZLQ = encode(t, vae, in, in.LQ, nil)
+	}
+	in.lap("encode")
 	h, w, c := out.Z0.Dim(1), out.Z0.Dim(2), out.Z0.Dim(3)
 	z1 := t.Upload(in.Z1, bindings.F32, in.Batch, h, w, c)
 	one := t.Fill(t.New(bindings.F32, in.Batch), 1)
@@ -85,7 +96,6 @@ func Losses(t *tensor.Tape, m *model.FluxIR, vae *model.VAE, prompt *Prompt, in 
 		input.Guidance = t.Upload(in.Guidance, bindings.F32, in.Batch)
 	}
 	if m.Adapter != nil {
-		out.ZLQ = encode(t, vae, in, in.LQ, nil)
 		if in.Keep != nil {
 			out.ZLQ = t.Axpby(out.ZLQ, nil, t.Upload(in.Keep, bindings.F32, in.Batch), nil, bindings.F32)
 		}
@@ -103,6 +113,8 @@ func Losses(t *tensor.Tape, m *model.FluxIR, vae *model.VAE, prompt *Prompt, in 
 		minusTime := t.Upload(mapped(in.Time, func(v float32) float32 { return -v }), bindings.F32, in.Batch)
 		out.Z0Hat = t.Axpby(out.ZT, out.V, one, minusTime, bindings.F32)
 	}
+	in.lap("forward")
+	t.Mark(func() { in.lap("pixel") })
 	weight := func(v float64) *tensor.Tensor { return t.Fill(t.New(bindings.F32, 1), float32(v)) }
 	if loss.Pixel == 0 {
 		out.Total = t.Axpby(out.Flow, nil, weight(loss.Flow), nil, bindings.F32)
@@ -112,6 +124,7 @@ func Losses(t *tensor.Tape, m *model.FluxIR, vae *model.VAE, prompt *Prompt, in 
 	items := mapped(in.Time, func(v float32) float32 { return float32(math.Pow(1-float64(v), loss.Gamma)) })
 	out.Pixel = t.PixelLoss(out.Decoded, targetCrop(t, vae, in), t.Upload(items, bindings.F32, in.Batch), distance)
 	out.Total = t.Axpby(out.Flow, out.Pixel, weight(loss.Flow), weight(loss.Pixel), bindings.F32)
+	in.lap("pixel")
 	return out, t.Err()
 }
 

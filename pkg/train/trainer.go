@@ -2,6 +2,7 @@ package train
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -17,25 +18,20 @@ import (
 type Trainer struct {
 	Config Config
 	Step   int64   // finished optimizer steps
-	Peak   float64 // GFLOP/s of a large matrix product on this device, probed by NewTrainer
+	Peak   float64 // GFLOP/s that the device is known to reach: probed, and raised by a step that was faster; 0: cannot be measured
+	Gain   float64 // mean of the last validation in dB, NaN before one; stored with a state saved in the same step
 
 	device  *bindings.Device
-	arena   *tensor.Arena
 	tape    *tensor.Tape
 	net     *model.FluxIR
 	vae     *model.VAE
 	prompt  *Prompt
 	params  []*tensor.Param // trained ones
-	metrics *tensor.Tensor  // [4] F32: loss, flow, pixel, sum of squared gradients
-}
+	groups  []group
+	metrics *tensor.Tensor // [3 + 1 + groups] F32: loss, flow, pixel; sums of squared gradients, of all and of each group
+	clock   stopwatch
 
-// Metrics of one step.
-type Metrics struct {
-	Step              int64
-	Loss, Flow, Pixel float64
-	GradNorm          float64 // before clipping
-	LR                float64
-	Elapsed           time.Duration // of the step
+	frozenHash string // FrozenHash at the start
 }
 
 // NewTrainer prepares a stage on models that the caller has loaded or initialised into arena. It is called inside Device.Do, as are all methods
@@ -48,7 +44,7 @@ func NewTrainer(d *bindings.Device, arena *tensor.Arena, net *model.FluxIR, vae 
 	if c.Size%unit != 0 {
 		return nil, fmt.Errorf("%w: size %d, want a multiple of %d, two latent pixels", ErrConfig, c.Size, unit)
 	}
-	tr := &Trainer{Config: c, device: d, arena: arena, tape: tensor.NewTape(d), net: net, vae: vae}
+	tr := &Trainer{Config: c, Gain: math.NaN(), device: d, tape: tensor.NewTape(d), net: net, vae: vae, clock: newStopwatch()}
 	tr.net.Recompute = c.Recompute
 	switch c.Stage {
 	case StageBase:
@@ -74,47 +70,60 @@ func NewTrainer(d *bindings.Device, arena *tensor.Arena, net *model.FluxIR, vae 
 			return nil, err
 		}
 	}
+	tr.groups = tr.makeGroups()
 	var err error
-	if tr.metrics, err = tensor.Empty(arena, bindings.F32, 4); err != nil {
+	if tr.metrics, err = tensor.Empty(arena, bindings.F32, 4+len(tr.groups)); err != nil {
 		return nil, err
 	}
-	tr.Peak, err = probePeak(tr.tape, c.dtype())
-	return tr, err
+	return tr, tr.probe()
 }
 
-// probePeak times a product of matrices that fills the caches and returns the best GFLOP/s: what the step's share of the peak refers to.
-func probePeak(t *tensor.Tape, dtype bindings.DType) (float64, error) {
-	defer t.Reset()
-	const n = 1024
-	x, w := t.Fill(t.New(dtype, n, n), 0.5), t.Fill(t.New(dtype, n, n), 0.25)
-	best := 0.0
-	for range 6 {
-		start := time.Now()
-		t.Linear(x, w, nil)
-		if err := t.Err(); err != nil {
-			return 0, err
-		}
-		if err := t.Device().Sync(); err != nil {
-			return 0, err
-		}
-		best = max(best, 2*n*n*n/1e9/time.Since(start).Seconds())
+// probe measures the device's peaks and keeps the best: a probe beside other programs is too low.
+func (tr *Trainer) probe() error {
+	kinds := []bindings.Probe{bindings.ProbeF32}
+	if tr.Config.DType == "bf16" {
+		kinds = append(kinds, bindings.ProbeBF16, bindings.ProbeMatrix)
 	}
-	return best, nil
+	for _, kind := range kinds {
+		rate, err := tr.device.Probe(kind, 50*time.Millisecond)
+		if e := (*bindings.Error)(nil); errors.As(err, &e) && e.Status == bindings.StatusUnsupported {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		tr.Peak = max(tr.Peak, rate)
+	}
+	return nil
 }
 
-// Advance runs one optimizer step on a batch.
-func (tr *Trainer) Advance(batch *data.Batch) (Metrics, error) {
+// Advance runs one optimizer step on one batch, whatever Accumulate is: for timing.
+func (tr *Trainer) Advance(batch *data.Batch) (r Record, err error) {
+	if err := tr.begin(); err != nil {
+		return r, err
+	}
+	if err := tr.backward(batch, &r); err != nil {
+		return r, err
+	}
+	return r, tr.update(&r)
+}
+
+// begin clears the gradients of the next step.
+func (tr *Trainer) begin() error { return tensor.ZeroGrad(tr.device, tr.params) }
+
+// backward adds the gradients of one of the step's batches, each weighing 1/Accumulate, and its losses to r.
+func (tr *Trainer) backward(batch *data.Batch, r *Record) error {
 	t, c := tr.tape, tr.Config
-	next := tr.Step + 1
 	t.Reset()
-	if err := tensor.ZeroGrad(tr.device, tr.params); err != nil {
-		return Metrics{}, err
-	}
 	t.Record()
-	out, err := Losses(t, tr.net, tr.vae, tr.prompt, tr.input(batch), c.Loss)
+	in := tr.input(batch)
+	in.Lap = tr.lap
+	out, err := Losses(t, tr.net, tr.vae, tr.prompt, in, c.Loss)
 	if err != nil {
-		return Metrics{}, err
+		return err
 	}
+	share := 1 / float64(c.Accumulate)
+	cotangent := t.Upload([]float32{float32(share)}, bindings.F32, 1)
 	t.CopyTo(tr.metrics.Slice(0, 0, 1), out.Total)
 	t.CopyTo(tr.metrics.Slice(0, 1, 2), out.Flow)
 	if out.Pixel != nil {
@@ -122,47 +131,85 @@ func (tr *Trainer) Advance(batch *data.Batch) (Metrics, error) {
 	} else {
 		t.Fill(tr.metrics.Slice(0, 2, 3), 0)
 	}
-	if err := t.Backward(out.Total); err != nil {
-		return Metrics{}, err
+	v, err := tr.metrics.Slice(0, 0, 3).Host()
+	if err := errors.Join(t.Err(), err); err != nil {
+		return err
 	}
+	if !finite(float64(v[0])) {
+		return tr.notFinite(fmt.Sprintf("loss %g (flow %g, pixel %g)", v[0], v[1], v[2]), out)
+	}
+	r.Loss, r.Flow, r.Pixel = r.Loss+share*float64(v[0]), r.Flow+share*float64(v[1]), r.Pixel+share*float64(v[2])
+	err = t.BackwardFrom([]*tensor.Tensor{out.Total}, []*tensor.Tensor{cotangent})
+	tr.lap("backward")
+	r.flops += t.FLOPs()
+	return err
+}
+
+// lap books the time of device work to a part of the step. Inside Device.Do.
+func (tr *Trainer) lap(part string) {
+	tr.tape.Note("sync", tr.device.Sync())
+	tr.clock.lap(part)
+}
+
+// update changes the weights by the gradients of the step, unless they are not finite.
+func (tr *Trainer) update(r *Record) error {
+	c, next := tr.Config, tr.Step+1
 	norm := tr.metrics.Slice(0, 3, 4)
 	if err := tensor.SumSquares(tr.device, norm, tr.params); err != nil {
-		return Metrics{}, err
+		return err
 	}
-	lr := c.learningRate(next)
-	args := tensor.AdamW{LR: float32(lr), Beta1: 0.9, Beta2: float32(c.Beta2), Eps: 1e-8, WeightDecay: float32(c.WeightDecay),
-		Clip: float32(c.Clip), EMADecay: float32(c.emaDecay(next)), Step: next}
-	m, err := tr.read(next, lr)
-	if err != nil {
-		return m, err
+	logged := next%c.LogEvery == 0
+	var before [][][]float32
+	for i, g := range tr.groups {
+		if !logged {
+			break
+		}
+		if err := tensor.SumSquares(tr.device, tr.metrics.Slice(0, 4+i, 5+i), g.params); err != nil {
+			return err
+		}
+		values, err := g.masters()
+		if err != nil {
+			return err
+		}
+		before = append(before, values)
 	}
-	if err := tensor.StepAdamW(tr.device, tr.params, norm, args); err != nil {
-		return m, err
-	}
-	tr.Step = next
-	return m, nil
-}
-
-// read fetches the step's figures and refuses a step that is not finite, before it touches the weights.
-func (tr *Trainer) read(step int64, lr float64) (Metrics, error) {
 	v, err := tr.metrics.Host()
 	if err != nil {
-		return Metrics{}, err
+		return err
 	}
-	m := Metrics{Step: step, Loss: float64(v[0]), Flow: float64(v[1]), Pixel: float64(v[2]), GradNorm: math.Sqrt(float64(v[3])), LR: lr}
-	if math.IsNaN(m.Loss+m.GradNorm) || math.IsInf(m.Loss+m.GradNorm, 0) {
-		return m, fmt.Errorf("train: step %d: loss %g, gradient norm %g: not finite; the last checkpoint is intact", step, m.Loss, m.GradNorm)
+	r.Stage, r.Step, r.GradNorm, r.LR = c.Stage, next, math.Sqrt(float64(v[3])), c.learningRate(next)
+	if !finite(r.GradNorm) {
+		return tr.notFinite(fmt.Sprintf("gradient norm %g", r.GradNorm), StepOutput{})
 	}
-	return m, nil
+	for _, g := range tr.groups {
+		args := tensor.AdamW{LR: float32(r.LR * g.rate), Beta1: 0.9, Beta2: float32(c.Beta2), Eps: 1e-8, WeightDecay: float32(c.WeightDecay),
+			Clip: float32(c.Clip), EMADecay: float32(c.emaDecay(next)), Step: next}
+		if err := tensor.StepAdamW(tr.device, g.params, norm, args); err != nil {
+			return err
+		}
+	}
+	tr.Step = next
+	if logged {
+		r.Groups = map[string]GroupRecord{}
+		for i, g := range tr.groups {
+			change, err := g.change(before[i])
+			if err != nil {
+				return err
+			}
+			r.Groups[g.name] = GroupRecord{GradNorm: math.Sqrt(float64(v[4+i])), Change: change}
+		}
+	}
+	tr.lap("optimizer")
+	return tr.tape.Err()
 }
 
-// input draws the random numbers of the next step.
+// input draws the random numbers that go with a batch.
 func (tr *Trainer) input(batch *data.Batch) StepInput {
 	c, f := tr.Config, tr.vae.Config.Factor()
 	h, channels := c.Size/f, tr.vae.Config.LatentChannels
 	n := h * h * channels
 	in := StepInput{Batch: c.Batch, Height: c.Size, Width: c.Size, HQ: batch.HQ, LQ: batch.LQ, Lambda: 1, Z1: make([]float32, c.Batch*n)}
-	first := uint64(tr.Step) * uint64(c.Batch) // index in the run of the batch's first item
+	first := uint64(batch.Step) * uint64(c.Batch) // index in the run of the batch's first item
 	noise := func(values []float32, purpose uint64) {
 		for b := range c.Batch {
 			bindings.PhiloxNormal(values[b*n:(b+1)*n], c.Seed^purpose, first+uint64(b), 0)
@@ -173,7 +220,7 @@ func (tr *Trainer) input(batch *data.Batch) StepInput {
 		in.Eps = make([]float32, c.Batch*n)
 		noise(in.Eps, 1<<63)
 	}
-	rng := rand.NewPCG(c.Seed, uint64(tr.Step))
+	rng := rand.NewPCG(c.Seed, uint64(batch.Step))
 	in.Time = c.Time.Draw(rng, c.Batch, model.ShiftMu(h/2*(h/2)))
 	draw := rand.New(rng)
 	if c.Stage != StageBase {
@@ -196,66 +243,88 @@ func (tr *Trainer) input(batch *data.Batch) StepInput {
 // Hooks are what the loop calls; nil ones are skipped.
 type Hooks struct {
 	Log      func(r Record) error // every Config.LogEvery steps
-	Save     func() error         // called inside Device.Do
-	Validate func() error         // called inside Device.Do, after Save
+	Validate func() error         // every Config.SampleEvery steps and after the last, inside Device.Do
+	Save     func() error         // every Config.SaveEvery steps and at the end, inside Device.Do, after Validate
 }
 
-// Run trains until the stage's last step or until ctx ends, in which case the current step is finished. The state is saved every Config.SaveEvery steps and
-// at the end. Not called inside Device.Do.
+// Run trains until the stage's last step or until ctx ends, in which case the current step is finished and the state saved. Not called inside Device.Do.
 func (tr *Trainer) Run(ctx context.Context, loader *data.PatchLoader, hooks Hooks) error {
-	if err := loader.SeekTo(tr.Step); err != nil {
+	accumulate := int64(tr.Config.Accumulate)
+	if err := loader.SeekTo(tr.Step * accumulate); err != nil {
 		return err
 	}
 	mark, since, flops := tr.Step, time.Now(), int64(0)
+	tr.clock = newStopwatch()
 	for tr.Step < tr.Config.Steps && ctx.Err() == nil {
-		batch, err := loader.Next()
+		r, err := tr.step(loader)
 		if err != nil {
 			return err
 		}
-		var m Metrics
-		err = tr.device.Do(func() error {
-			if m, err = tr.Advance(batch); err != nil {
-				return err
-			}
-			flops += tr.tape.FLOPs()
-			if tr.Step%tr.Config.SaveEvery != 0 {
-				return nil
-			}
-			return tr.save(hooks)
-		})
-		if err != nil {
+		flops += r.flops
+		if err := tr.device.Do(func() error { return tr.atStep(ctx, hooks) }); err != nil {
 			return err
 		}
 		if hooks.Log != nil && tr.Step%tr.Config.LogEvery == 0 {
-			seconds := time.Since(since).Seconds()
-			r := Record{Stage: tr.Config.Stage, Step: m.Step, Loss: m.Loss, Flow: m.Flow, Pixel: m.Pixel, GradNorm: m.GradNorm, LR: m.LR,
-				Images: (tr.Step - mark) * int64(tr.Config.Batch), Seconds: seconds, GFLOPs: float64(flops) / 1e9 / seconds}
+			r.Seconds = time.Since(since).Seconds()
+			r.Images = (tr.Step - mark) * int64(tr.Config.Batch) * accumulate
+			r.GFLOPs = float64(flops) / 1e9 / r.Seconds
+			tr.Peak = max(tr.Peak, r.GFLOPs)
 			r.PeakShare = r.GFLOPs / tr.Peak
+			r.Parts = tr.clock.take()
 			if err := hooks.Log(r); err != nil {
 				return err
 			}
 			mark, since, flops = tr.Step, time.Now(), 0
-		}
-	}
-	if tr.Step%tr.Config.SaveEvery == 0 {
-		return nil
-	}
-	return tr.device.Do(func() error { return tr.save(hooks) })
-}
-
-func (tr *Trainer) save(hooks Hooks) error {
-	for _, f := range []func() error{hooks.Save, hooks.Validate} {
-		if f == nil {
-			continue
-		}
-		if err := f(); err != nil {
-			return err
+			tr.clock.lap("logging")
 		}
 	}
 	return nil
 }
 
-// FLOPs is the number of multiplications and additions in the matrix products, convolutions and attention of the last step.
+// step runs one optimizer step.
+func (tr *Trainer) step(loader *data.PatchLoader) (r Record, err error) {
+	for i := range tr.Config.Accumulate {
+		batch, err := loader.Next()
+		if err != nil {
+			return r, err
+		}
+		tr.clock.lap("data")
+		err = tr.device.Do(func() error {
+			if i == 0 {
+				if err := tr.begin(); err != nil {
+					return err
+				}
+			}
+			return tr.backward(batch, &r)
+		})
+		if err != nil {
+			return r, err
+		}
+	}
+	return r, tr.device.Do(func() error { return tr.update(&r) })
+}
+
+// atStep validates and saves where it is time. A run that is being stopped does not wait for a validation.
+func (tr *Trainer) atStep(ctx context.Context, hooks Hooks) error {
+	end := tr.Step == tr.Config.Steps
+	tr.Gain = math.NaN()
+	if hooks.Validate != nil && (end || tr.Step%tr.Config.SampleEvery == 0) && ctx.Err() == nil {
+		if err := hooks.Validate(); err != nil {
+			return err
+		}
+		tr.clock.lap("validation")
+	}
+	if hooks.Save != nil && (end || tr.Step%tr.Config.SaveEvery == 0 || ctx.Err() != nil) {
+		if err := hooks.Save(); err != nil {
+			return err
+		}
+		tr.clock.lap("saving")
+		return tr.probe()
+	}
+	return nil
+}
+
+// FLOPs is the number of multiplications and additions in the matrix products, convolutions and attention of the last batch.
 func (tr *Trainer) FLOPs() int64 { return tr.tape.FLOPs() }
 
 // Close frees the tape's memory; the weights are the caller's.

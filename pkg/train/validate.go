@@ -42,22 +42,36 @@ func NewValidation(photos []data.Photo, size, count int) (*Validation, error) {
 	return v, nil
 }
 
-// Gains is the mean PSNR gain over the input in dB for each of data.EvalPresets, restored in one step from noise with the averaged weights. It is called inside
-// Device.Do and leaves the weights as they were.
-func (tr *Trainer) Gains(v *Validation) ([]float64, error) {
+// Gains is the mean PSNR gain over the input in dB for each of data.EvalPresets, restored in one step from noise with the averaged weights, and the first crop of
+// each preset as degraded, restored and clean side by side. It is called inside Device.Do and leaves the weights as they were.
+func (tr *Trainer) Gains(v *Validation) (gains []float64, samples []*data.Image, err error) {
 	restore, err := tr.useAverages()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	gains := make([]float64, len(data.EvalPresets))
+	gains = make([]float64, len(data.EvalPresets))
 	for i, pair := range v.pairs {
 		restored, err := tr.restore(pair[1], v.size, uint64(i))
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		gains[i%len(gains)] += (psnr(restored, pair[0]) - psnr(pair[1], pair[0])) * float64(len(gains)) / float64(len(v.pairs))
+		if i < len(gains) {
+			samples = append(samples, beside(v.size, pair[1], restored, pair[0]))
+		}
 	}
-	return gains, restore()
+	return gains, samples, restore()
+}
+
+// beside sets square pictures in a row.
+func beside(size int, pictures ...[]float32) *data.Image {
+	m := data.New(size*len(pictures), size)
+	for i, pix := range pictures {
+		for y := range size {
+			copy(m.Pix[3*(y*m.W+i*size):][:3*size], pix[3*y*size:])
+		}
+	}
+	return m
 }
 
 // useAverages puts the averages in the place of the working weights and returns what puts those back.
