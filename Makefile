@@ -11,7 +11,7 @@ export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 CUDA_ARCH ?= 80
 CUDA_PTX ?= 80
 
-.PHONY: cuda cuda-test help deps build core test parity op-check asan fmt lint clean photos demo train train-nano quality quality-peer fuzz bench bench-peers
+.PHONY: cuda cuda-test cuda-counters help deps build core test parity op-check asan fmt lint clean photos demo train train-nano quality quality-peer fuzz bench bench-peers
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ cuda: deps ## build/libfluxir_cuda.so, the CUDA plugin; finds nvcc or installs N
 
 cuda-test: core cuda ## the op suite on a CUDA card, or on the software device in SOFTCUDA=DIR (CUDA_TEST: arguments of go test)
 	@CUDA_HOME=$$(sh tools/cuda_toolchain.sh) sh tools/cuda_test.sh $(or $(CUDA_TEST),-run TestConformance ./bindings/optest)
+
+cuda-counters: ## what the software device counts on representative shapes, as issued / necessary, held against bars
+	@$(MAKE) cuda-test CUDA_TEST="-v -run '^TestCounters$$$$' ./bindings/optest"
 
 clean: ## remove build outputs (not data, not runs)
 	@rm -rf build bin bindings/zz_stamp.go

@@ -45,27 +45,26 @@ struct GatherRows {
   }
 };
 
-// out [batch][C][Rp] = in [batch][R][C] transposed, zeros from R to Rp.
+// out [batch][C][Rp] = in [batch][R][C] transposed, zeros from R to Rp. 32 rows of up to 32 columns a block; rows that end in the tile
+// follow one another in memory and are read in one go.
 template <class T>
 __global__ void __launch_bounds__(kThreads) conv2d_pack_kernel(T* out, const T* in, int R, int C, int Rp) {
-  __shared__ T tile[32][32 + 4 / sizeof(T)];  // columns lie in different banks
-  int tx = int(threadIdx.x) % 32, ty = int(threadIdx.x) / 32, c0 = int(blockIdx.x) * 32, r0 = int(blockIdx.y) * 32;
+  __shared__ float tile[32 * 33];
+  int c0 = int(blockIdx.x) * 32, r0 = int(blockIdx.y) * 32, width = min(32, C - c0), pitch = width | 1;  // odd: no bank conflicts
   in += int64_t(blockIdx.z) * R * C, out += int64_t(blockIdx.z) * C * Rp;
-#pragma unroll
-  for (int i = 0; i < 32; i += 8) {
-    int r = r0 + ty + i, c = c0 + tx;
-    tile[ty + i][tx] = r < R && c < C ? in[int64_t(r) * C + c] : T(0.0f);
+  for (int i = int(threadIdx.x); i < 32 * width; i += kThreads) {
+    int r = i / width, c = i % width;
+    tile[r * pitch + c] = r0 + r < R ? to_float(in[int64_t(r0 + r) * C + c0 + c]) : 0;
   }
   __syncthreads();
-#pragma unroll
-  for (int i = 0; i < 32; i += 8) {
-    int c = c0 + ty + i, r = r0 + tx;
-    if (c < C && r < Rp) out[int64_t(c) * Rp + r] = tile[tx][ty + i];
+  for (int i = int(threadIdx.x); i < 32 * width; i += kThreads) {
+    int c = i / 32, r = i % 32;
+    if (r0 + r < Rp) put(out + int64_t(c0 + c) * Rp + r0 + r, tile[r * pitch + c]);
   }
 }
 
 template <class T, class Tiling>
-__global__ void __launch_bounds__(kConvBlock) conv2d_gather_kernel(Gather<T> p, int col_tiles) {
+__global__ void __launch_bounds__(kConvBlock, 2) conv2d_gather_kernel(Gather<T> p, int col_tiles) {
   constexpr int depth = kDepth<T>, rows = Tiling::rows, cols = Tiling::cols, M = Tiling::M, N = Tiling::N;
   constexpr int a_rows = rows * 4 / kConvBlock;
   extern __shared__ __align__(128) char memory[];
@@ -146,17 +145,23 @@ void gather(fx_ctx* ctx, const Gather<T>& p) {
     launch(ctx, conv2d_gather_kernel<T, Tiling>, col_tiles * row_tiles, kConvBlock, kConvStages * (Tiling::rows + Tiling::cols) * 64, p,
            int(col_tiles));
   };
+  // bf16: 128 channels a block read a source pixel once for twice the work of 64, unless that leaves too many columns empty.
+  bool wide = sizeof(T) == 2 && 10 * round_up(p.dst.C, 128) <= 11 * round_up(p.dst.C, 64);
   if (p.dst.C <= 16) run(ConvTiling<4, 1, 2, 2>{});
-  else run(ConvTiling<2, 2, 4, 4>{});
+  else if (!wide) run(ConvTiling<2, 2, 4, 4>{});
+  else if constexpr (sizeof(T) == 2) run(ConvTiling<2, 2, 4, 8>{});
 }
 
-// Weights in the kernel's order: [O][taps][I], or for the input gradient [I][taps][O], the last padded to whole units.
+// Weights in the kernel's order: [O][taps][I], or for the input gradient [I][taps][O], the last padded to whole units. They are made in
+// `memory`, unless w is in that order.
 template <class T>
-void pack(fx_ctx* ctx, T* out, const fx_tensor* w, bool transposed) {
+const T* pack(fx_ctx* ctx, T* memory, const fx_tensor* w, bool transposed) {
   int O = int(w->shape[0]), I = int(w->shape[1]), taps = int(w->shape[2] * w->shape[3]);
+  if (!transposed && taps == 1 && I % kUnit<T> == 0 && reinterpret_cast<uintptr_t>(w->data) % 16 == 0) return data<T>(w);
   int R = transposed ? O : I, C = transposed ? I * taps : taps, Rp = int(round_up(R, kUnit<T>));
   dim3 grid(unsigned(ceil_div(C, 32)), unsigned(ceil_div(Rp, 32)), transposed ? 1u : unsigned(O));
-  conv2d_pack_kernel<<<grid, kThreads, 0, stream(ctx)>>>(out, data<T>(w), R, C, Rp);
+  conv2d_pack_kernel<<<grid, kThreads, 0, stream(ctx)>>>(memory, data<T>(w), R, C, Rp);
+  return memory;
 }
 
 int64_t packed_bytes(const fx_tensor* w, bool transposed) {
@@ -168,7 +173,7 @@ template <class T>
 void forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* w, const fx_tensor* b, const fx_conv2d_args* args,
              T* packed) {
   int KY = int(w->shape[2]), KX = int(w->shape[3]);
-  pack(ctx, packed, w, false);
+  const T* weights = pack(ctx, packed, w, false);
   Gather<T> p{images<T>(x),
               images<T>(y),
               Pixels(y->shape[0], int(y->shape[1]), int(y->shape[2])),
@@ -180,7 +185,7 @@ void forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tenso
               KX,
               Divider(ceil_div(x->shape[3], kUnit<T>)),
               Divider(KX),
-              packed,
+              weights,
               KY * KX,
               0,
               KX,
@@ -192,7 +197,7 @@ void forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tenso
 template <class T>
 void input_gradient(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dy, const fx_tensor* w, const fx_conv2d_args* args, T* packed) {
   int KY = int(w->shape[2]), KX = int(w->shape[3]), s = args->stride;
-  pack(ctx, packed, w, true);
+  const T* weights = pack(ctx, packed, w, true);
   Images<T> src = images<T>(dy), all = images<T>(dx);
   for (int cy = 0; cy < s && cy < all.Y; cy++)
     for (int cx = 0; cx < s && cx < all.X; cx++) {
@@ -212,7 +217,7 @@ void input_gradient(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dy, const
                   taps_x,
                   Divider(ceil_div(src.C, kUnit<T>)),
                   Divider(taps_x ? taps_x : 1),
-                  packed,
+                  weights,
                   KY * KX,
                   ky0 * KX + kx0,
                   s * KX,

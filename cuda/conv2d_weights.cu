@@ -130,19 +130,25 @@ __global__ void __launch_bounds__(kConvBlock, 2) conv2d_weight_gradient_kernel(W
   }
 }
 
-// dw[o][i][tap] += sum over slices of partial[slice][o][tap][i], db[o] likewise.
+// dw[o][i][tap] += sum over slices of partial[slice][o][tap][i], db[o] likewise of the last column. 32 channels of up to 32 taps a block.
 __global__ void __launch_bounds__(kThreads) conv2d_weight_sum_kernel(float* dw, float* db, const float* partial, int slices, int64_t O,
                                                                      int I, int taps, int padded, int64_t width) {
-  int64_t index = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (index >= O * width) return;
-  int64_t o = index / width;
-  int column = int(index % width), tap = column / padded, i = column % padded;
-  bool is_bias = tap == taps || !dw;
-  if (is_bias ? column != (dw ? taps * padded : 0) : i >= I) return;
-  float sum = 0;
-  for (int s = 0; s < slices; s++) sum += partial[s * O * width + index];
-  if (is_bias) db[o] += sum;
-  else dw[(o * I + i) * taps + tap] += sum;
+  __shared__ float tile[32 * 33];
+  int64_t o = blockIdx.z;
+  auto sum = [&](int64_t column) {
+    const float* from = partial + o * width + column;
+    float total = 0;
+#pragma unroll 8
+    for (int s = 0; s < slices; s++) total += from[s * O * width];
+    return total;
+  };
+  if (db && blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) db[o] += sum(int64_t(taps) * padded);
+  int i0 = int(blockIdx.x) * 32, tap0 = int(blockIdx.y) * 32, count = min(32, taps - tap0), channels = min(32, I - i0), pitch = count | 1;
+  for (int n = int(threadIdx.x); n < 32 * count; n += kThreads)
+    if (n % 32 < channels) tile[n % 32 * pitch + n / 32] = sum(int64_t(tap0 + n / 32) * padded + i0 + n % 32);
+  __syncthreads();
+  for (int n = int(threadIdx.x); n < channels * count; n += kThreads)
+    dw[(o * I + i0 + n / count) * taps + tap0 + n % count] += tile[n / count * pitch + n % count];
 }
 
 template <class T>
@@ -171,9 +177,10 @@ void run(fx_ctx* ctx, const fx_tensor* dw, const fx_tensor* db, const fx_tensor*
   };
   if (p.g.C <= kNarrow) go(ConvTiling<1, 4, 2, 4>{});
   else go(ConvTiling<2, 2, 4, 4>{});
-  int64_t O = p.g.C;
-  conv2d_weight_sum_kernel<<<blocks_for(O * plan_.width), kThreads, 0, stream(ctx)>>>(
-      data<float>(dw), data<float>(db), partial, int(plan_.slices), O, int(w->shape[1]), taps, units * kUnit<T>, plan_.width);
+  int I = int(w->shape[1]);
+  dim3 grid(dw ? unsigned(ceil_div(I, 32)) : 1, dw ? unsigned(ceil_div(taps, 32)) : 1, unsigned(p.g.C));
+  conv2d_weight_sum_kernel<<<grid, kThreads, 0, stream(ctx)>>>(data<float>(dw), data<float>(db), partial, int(plan_.slices), p.g.C, I, taps,
+                                                               units * kUnit<T>, plan_.width);
 }
 
 }  // namespace
