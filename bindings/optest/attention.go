@@ -136,7 +136,8 @@ func attentionCases() []Case {
 	shapes := []attentionShape{
 		{B: 3, Lq: 1, Lk: 5, H: 4, D: 8}, {B: 1, Lq: 15, Lk: 16, H: 2, D: 16}, {B: 2, Lq: 16, Lk: 17, H: 1, D: 24}, {B: 1, Lq: 17, Lk: 15, H: 3, D: 32},
 		{B: 1, Lq: 113, Lk: 203, H: 1, D: 8}, {B: 1, Lq: 33, Lk: 37, H: 1, D: 64}, {B: 1, Lq: 3, Lk: 131, H: 1, D: 128}, {B: 1, Lq: 3, Lk: 9, H: 1, D: 512},
-		{B: 2, Lq: 5, Lk: 131, H: 8, D: 8}, {B: 2, Lq: 49, Lk: 19, H: 2, D: 24, joint: true}, {B: 1, Lq: 0, Lk: 5, H: 1, D: 8},
+		{B: 2, Lq: 5, Lk: 131, H: 8, D: 8}, {B: 2, Lq: 49, Lk: 19, H: 2, D: 24, joint: true}, {B: 1, Lq: 65, Lk: 67, H: 1, D: 64}, {B: 1, Lq: 65, Lk: 35, H: 1, D: 128},
+		{B: 1, Lq: 0, Lk: 5, H: 1, D: 8},
 	}
 	var cases []Case
 	for _, s := range shapes {

@@ -116,7 +116,7 @@ func pads(stride, top, left, bottom, right int) bindings.Conv2DArgs {
 }
 
 // conv2DCases: the autoencoder's kinds (3x3, 3x3 stride 2 padded below and to the right, 1x1), odd channels, more images than slices of dw, tall images
-// cut into bands, kernels and padding that are not square, padding wider than the kernel.
+// cut into bands, kernels and padding that are not square, padding wider than the kernel; on CUDA, wide tiles and several slices of dw.
 func conv2DCases() []Case {
 	var cases []Case
 	for _, dtype := range floats {
@@ -137,6 +137,9 @@ func conv2DCases() []Case {
 			{2, 22, 3, 2, 3, 1, 1, pads(2, 0, 0, 0, 0)},
 			{1, 40, 2, 3, 2, 5, 1, pads(1, 2, 0, 2, 0)},
 			{1, 19, 3, 2, 3, 2, 2, pads(2, 1, 0, 0, 1)},
+			{1, 3, 5, 16, 120, 3, 3, pads(1, 1, 1, 1, 1)},
+			{1, 3, 4, 120, 24, 3, 3, pads(1, 1, 1, 1, 1)},
+			{1, 20, 21, 3, 4, 3, 3, pads(1, 1, 1, 1, 1)},
 			{0, 4, 4, 3, 2, 3, 3, pads(1, 1, 1, 1, 1)},
 		} {
 			cases = append(cases, conv2DForward(dtype, s), conv2DBackward(dtype, s))
