@@ -62,7 +62,7 @@ func waveletFix(m, ref *Image) {
 
 // blurHoles filters v [h, w, 3] in place with [1 2 1]/4 along both axes, the outer taps step pixels away, edges repeated.
 func blurHoles(v, tmp []float32, w, h, step int) {
-	parallel(h, func(lo, hi int) {
+	Parallel(h, func(lo, hi int) {
 		for y := lo; y < hi; y++ {
 			src, dst := v[3*y*w:3*(y+1)*w], tmp[3*y*w:3*(y+1)*w]
 			for x := range w {
@@ -73,7 +73,7 @@ func blurHoles(v, tmp []float32, w, h, step int) {
 			}
 		}
 	})
-	parallel(h, func(lo, hi int) {
+	Parallel(h, func(lo, hi int) {
 		for y := lo; y < hi; y++ {
 			above, below := tmp[3*max(y-step, 0)*w:], tmp[3*min(y+step, h-1)*w:]
 			src, dst := tmp[3*y*w:3*(y+1)*w], v[3*y*w:3*(y+1)*w]

@@ -204,7 +204,7 @@ func (w *patchWorker) fill(b *Batch) error {
 	n := 3 * w.cfg.Size * w.cfg.Size
 	for i := range w.cfg.Batch {
 		item := uint64(b.Step)*uint64(w.cfg.Batch) + uint64(i)
-		w.pcg.Seed(mix(w.cfg.Seed, item), 0x7061746368657321)
+		w.pcg.Seed(Mix(w.cfg.Seed, item), 0x7061746368657321)
 		if err := w.pair(rand.New(&w.pcg), b.HQ[i*n:][:n], b.LQ[i*n:][:n]); err != nil {
 			return err
 		}

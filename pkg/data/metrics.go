@@ -50,7 +50,7 @@ func (m *Image) row(y int) []float32 { return m.Pix[3*y*m.W : 3*(y+1)*m.W] }
 // sumRows returns the sum of f(y) for y in 0..n; f gets a scratch slice of size float64 that its goroutine reuses.
 func sumRows(n, size int, f func(y int, scratch []float64) float64) float64 {
 	rows := make([]float64, n)
-	parallel(n, func(lo, hi int) {
+	Parallel(n, func(lo, hi int) {
 		scratch := make([]float64, size)
 		for y := lo; y < hi; y++ {
 			rows[y] = f(y, scratch)
@@ -105,7 +105,12 @@ func SSIM(a, b *Image) (float64, error) {
 	if err := sameSize("SSIM", a, b, ssimWindow); err != nil {
 		return 0, err
 	}
-	return (ssim(a, b, channel(0)) + ssim(a, b, channel(1)) + ssim(a, b, channel(2))) / 3, nil
+	var sum float64
+	for c := range 3 {
+		s, _ := ssim(planeRows(a, channel(c)), planeRows(b, channel(c)), a.W, a.H)
+		sum += s
+	}
+	return sum / 3, nil
 }
 
 // SSIMY is SSIM of the luma of Matlab's rgb2ycbcr (16..235), range 255, as restoration papers report "SSIM (Y)".
@@ -113,14 +118,22 @@ func SSIMY(a, b *Image) (float64, error) {
 	if err := sameSize("SSIMY", a, b, ssimWindow); err != nil {
 		return 0, err
 	}
-	return ssim(a, b, studioLuma()), nil
+	s, _ := ssim(planeRows(a, studioLuma()), planeRows(b, studioLuma()), a.W, a.H)
+	return s, nil
+}
+
+// rows reads row y of a scalar image.
+type rows func(dst []float64, y int)
+
+func planeRows(m *Image, p plane) rows {
+	return func(dst []float64, y int) { p(dst, m.row(y)) }
 }
 
 const ssimWindow = 11
 
-// ssim is the mean SSIM of one plane. Each goroutine slides down its rows with a ring of the last 11 horizontally filtered rows of
-// four maps: x, y, xx + yy (only the sum of the variances is needed) and xy.
-func ssim(a, b *Image, p plane) float64 {
+// ssim is the mean SSIM of two scalar images and the mean of its contrast and structure factor. Each goroutine slides down its rows with a
+// ring of the last 11 horizontally filtered rows of four maps: x, y, xx + yy (only the sum of the variances is needed) and xy.
+func ssim(a, b rows, width, height int) (index, structure float64) {
 	const n, maps = ssimWindow, 4
 	var g [n]float64
 	var norm float64
@@ -132,16 +145,16 @@ func ssim(a, b *Image, p plane) float64 {
 	for i := range g {
 		g[i] /= norm
 	}
-	w, h := a.W-n+1, a.H-n+1
-	rows := make([]float64, h)
-	parallel(h, func(lo, hi int) {
-		raw := make([]float64, maps*a.W)
+	w, h := width-n+1, height-n+1
+	sums := make([][2]float64, h)
+	Parallel(h, func(lo, hi int) {
+		raw := make([]float64, maps*width)
 		ring := make([]float64, n*maps*w)
 		out := make([]float64, maps*w)
 		for y := lo; y < hi+n-1; y++ {
-			x1, x2, sq, xy := raw[:a.W], raw[a.W:2*a.W], raw[2*a.W:3*a.W], raw[3*a.W:]
-			p(x1, a.row(y))
-			p(x2, b.row(y))
+			x1, x2, sq, xy := raw[:width], raw[width:2*width], raw[2*width:3*width], raw[3*width:]
+			a(x1, y)
+			b(x2, y)
 			for i, u := range x1 {
 				v := x2[i]
 				sq[i], xy[i] = u*u+v*v, u*v
@@ -150,7 +163,7 @@ func ssim(a, b *Image, p plane) float64 {
 			clear(slot)
 			for k, c := range g {
 				for m := range maps {
-					addScaled(slot[m*w:(m+1)*w], raw[m*a.W+k:], c)
+					addScaled(slot[m*w:(m+1)*w], raw[m*width+k:], c)
 				}
 			}
 			top := y - n + 1
@@ -161,25 +174,28 @@ func ssim(a, b *Image, p plane) float64 {
 			for k, c := range g {
 				addScaled(out, ring[(top+k)%n*maps*w:], c)
 			}
-			rows[top] = ssimRow(out, w)
+			sums[top] = ssimRow(out, w)
 		}
 	})
-	var s float64
-	for _, v := range rows {
-		s += v
+	for _, v := range sums {
+		index += v[0]
+		structure += v[1]
 	}
-	return s / float64(w*h)
+	pixels := float64(w * h)
+	return index / pixels, structure / pixels
 }
 
-// ssimRow sums the index over a row of window means: x, y, xx + yy, xy, w values each.
-func ssimRow(means []float64, w int) (s float64) {
+// ssimRow sums the index and its contrast and structure factor over a row of window means: x, y, xx + yy, xy, w values each.
+func ssimRow(means []float64, w int) (sum [2]float64) {
 	const c1, c2 = 0.01 * 0.01, 0.03 * 0.03
 	for i := range w {
 		ux, uy := means[i], means[w+i]
 		uxx, uxy := ux*ux+uy*uy, ux*uy
-		s += (2*uxy + c1) * (2*(means[3*w+i]-uxy) + c2) / ((uxx + c1) * (means[2*w+i] - uxx + c2))
+		structure := (2*(means[3*w+i]-uxy) + c2) / (means[2*w+i] - uxx + c2)
+		sum[0] += (2*uxy + c1) / (uxx + c1) * structure
+		sum[1] += structure
 	}
-	return s
+	return sum
 }
 
 // addScaled adds a times x to y; x may be longer.
@@ -201,7 +217,7 @@ func half(m *Image, p plane) halved {
 	pad := (m.W | m.H) & 1
 	out := halved{w: (m.W + pad) / 2, h: (m.H + pad) / 2}
 	out.v = make([]float64, out.w*out.h)
-	parallel(out.h, func(lo, hi int) {
+	Parallel(out.h, func(lo, hi int) {
 		row := make([]float64, m.W+2)
 		for y := lo; y < hi; y++ {
 			dst := out.v[y*out.w : (y+1)*out.w]

@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// parallel splits 0..n into one contiguous range per processor, calls f on all of them at once and waits. Callers write results
+// Parallel splits 0..n into one contiguous range per processor, calls f on all of them at once and waits. Callers write results
 // that depend only on the index, never on the split, so that the outcome is the same at any processor count.
-func parallel(n int, f func(lo, hi int)) {
+func Parallel(n int, f func(lo, hi int)) {
 	workers := min(runtime.GOMAXPROCS(0), n)
 	if workers <= 1 {
 		if n > 0 {

@@ -53,7 +53,7 @@ func fromGo(src image.Image, format Format) *Image {
 	default:
 		row = func(y int, rgb, a []float32) { anyRow(src, r.Min.X, r.Min.Y+y, rgb, a) }
 	}
-	parallel(m.H, func(lo, hi int) {
+	Parallel(m.H, func(lo, hi int) {
 		for y := lo; y < hi; y++ {
 			var a []float32
 			if m.Alpha != nil {
@@ -202,7 +202,7 @@ func toGo(m *Image, depth int, gray bool) image.Image {
 		}
 		p[2*i], p[2*i+1] = uint8(q>>8), uint8(q)
 	}
-	parallel(m.H, func(lo, hi int) {
+	Parallel(m.H, func(lo, hi int) {
 		for y := lo; y < hi; y++ {
 			p := pix[y*stride : (y+1)*stride]
 			for x := range m.W {

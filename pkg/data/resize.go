@@ -117,7 +117,7 @@ func resizePlane(dst, src []float32, sw, sh, dw, dh, c int, k Kernel) {
 	wide := src // [sh, dw, c]
 	if sw != dw {
 		wide = make([]float32, sh*dw*c)
-		parallel(sh, func(lo, hi int) {
+		Parallel(sh, func(lo, hi int) {
 			for y := lo; y < hi; y++ {
 				resizeRow(wide[y*dw*c:(y+1)*dw*c], src[y*sw*c:(y+1)*sw*c], columns, c)
 			}
@@ -127,7 +127,7 @@ func resizePlane(dst, src []float32, sw, sh, dw, dh, c int, k Kernel) {
 		copy(dst, wide)
 		return
 	}
-	parallel(dh, func(lo, hi int) {
+	Parallel(dh, func(lo, hi int) {
 		for y := lo; y < hi; y++ {
 			out := dst[y*dw*c : (y+1)*dw*c]
 			for j, t := range rows[y].weights {
