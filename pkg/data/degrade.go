@@ -12,12 +12,13 @@ import (
 
 // The presets of Draw.
 const (
-	PresetSeeSR     = "seesr"      // Real-ESRGAN's second-order chain with SeeSR's settings, through a quarter of the size
-	PresetLight     = "light"      // training mix of the embedded model: mild noise, blur, rescaling, JPEG, and their mixtures
-	PresetJPEG      = "jpeg"       // JPEG quality 10..95 alone
-	PresetEvalNoise = "eval-noise" // fixed: Gaussian noise sigma 15, JPEG 60
-	PresetEvalBlur  = "eval-blur"  // fixed: Gaussian blur sigma 1.2, noise sigma 5, JPEG 80
-	PresetEvalX2    = "eval-x2"    // fixed: bicubic to half size and back, JPEG 75
+	PresetSeeSR      = "seesr"      // Real-ESRGAN's second-order chain with SeeSR's settings, through a quarter of the size
+	PresetRealESRGAN = "realesrgan" // the same chain on a picture that is sharpened first, as Real-ESRGAN's training does
+	PresetLight      = "light"      // training mix of the embedded model: mild noise, blur, rescaling, JPEG, and their mixtures
+	PresetJPEG       = "jpeg"       // JPEG quality 10..95 alone
+	PresetEvalNoise  = "eval-noise" // fixed: Gaussian noise sigma 15, JPEG 60
+	PresetEvalBlur   = "eval-blur"  // fixed: Gaussian blur sigma 1.2, noise sigma 5, JPEG 80
+	PresetEvalX2     = "eval-x2"    // fixed: bicubic to half size and back, JPEG 75
 )
 
 // EvalPresets are the three fixed degradations that restoration is judged on. Each stage rounds to 8 bits, as a chain of OpenCV or
@@ -26,6 +27,7 @@ var EvalPresets = []string{PresetEvalNoise, PresetEvalBlur, PresetEvalX2}
 
 // The operations of a Stage.
 const (
+	OpSharpen = "sharpen" // unsharp mask as Real-ESRGAN's, Gaussian of 51 taps and sigma 8, weight 0.5, where it changes more than 10
 	OpBlur    = "blur"    // convolve with Kernel, mirrored borders
 	OpResize  = "resize"  // to Scale times the size of the chain's input, by Mode
 	OpGauss   = "gauss"   // add Gaussian noise of standard deviation Sigma, clip to 0..255
@@ -64,15 +66,28 @@ type Params struct {
 // Draw draws the parameters of a preset's degradation for copy number copy of image number image. They depend on the four arguments
 // only. It fails for an unknown preset.
 func Draw(preset string, seed, image, copy uint64) (Params, error) {
-	rng := rand.New(rand.NewPCG(mix(seed, image, copy), 0x6465677261646521))
+	rng := rand.New(rand.NewPCG(Mix(seed, image, copy), degradeStream))
 	return drawParams(preset, rng)
 }
+
+// DrawChain is Draw for a chain of the caller's own; name is kept as the preset.
+func DrawChain(name string, c Chain, seed, image, copy uint64) (Params, error) {
+	if err := c.Validate(); err != nil {
+		return Params{}, err
+	}
+	rng := rand.New(rand.NewPCG(Mix(seed, image, copy), degradeStream))
+	return Params{Preset: name, Seed: rng.Uint64(), Stages: c.draw(rng)}, nil
+}
+
+const degradeStream = 0x6465677261646521 // keeps Draw's generator apart from others of the same seed
 
 func drawParams(preset string, rng *rand.Rand) (Params, error) {
 	p := Params{Preset: preset, Seed: rng.Uint64()}
 	switch preset {
 	case PresetSeeSR:
-		p.Stages = drawSeeSR(rng)
+		p.Stages = SeeSR().draw(rng)
+	case PresetRealESRGAN:
+		p.Stages = RealESRGAN().draw(rng)
 	case PresetLight:
 		p.Stages = drawLight(rng)
 	case PresetJPEG:
@@ -90,8 +105,8 @@ func drawParams(preset string, rng *rand.Rand) (Params, error) {
 	return p, nil
 }
 
-// mix hashes a few integers into one (splitmix64 steps).
-func mix(values ...uint64) uint64 {
+// Mix hashes a few integers into one (splitmix64 steps).
+func Mix(values ...uint64) uint64 {
 	var h uint64
 	for _, v := range values {
 		h += v + 0x9e3779b97f4a7c15
@@ -125,69 +140,6 @@ func jpegStage(rng *rand.Rand, lo, hi int) Stage {
 func gaussBlur(sigma float64) Stage {
 	size := 2*int(math.Ceil(3*sigma)) + 1
 	return Stage{Op: OpBlur, Kernel: &BlurKernel{Kind: KernelIso, Size: size, SigmaX: sigma}, Round: true}
-}
-
-// order holds the ranges of one of the two orders of the SeeSR chain.
-type order struct {
-	blurChance           float64
-	sigmaLo, sigmaHi     float64
-	up, down, keep       float64 // chances of the resize's direction
-	scaleLo, scaleHi     float64
-	noiseLo, noiseHi     float64
-	poissonLo, poissonHi float64
-	size                 float64 // size that the resize's scale refers to, as a part of the input's
-}
-
-const seesrShrink = 0.25 // the chain works at a quarter of the size (SeeSR is a x4 model) and goes back to full size at its end
-
-var (
-	firstOrder  = order{1, 0.2, 3, 0.2, 0.7, 0.1, 0.15, 1.5, 1, 30, 0.05, 3, 1}
-	secondOrder = order{0.8, 0.2, 1.5, 0.3, 0.4, 0.3, 0.3, 1.2, 1, 25, 0.05, 2.5, seesrShrink}
-)
-
-// drawSeeSR draws the chain of SeeSR:dataloaders/realesrgan.py: blur, resize, noise, JPEG, twice, then the resize to a quarter with
-// the final sinc filter before or after the second JPEG, then back to the input's size.
-func drawSeeSR(rng *rand.Rand) []Stage {
-	stages := firstOrder.draw(rng, nil)
-	stages = append(stages, jpegStage(rng, 30, 95))
-	stages = secondOrder.draw(rng, stages)
-	settle := []Stage{{Op: OpResize, Mode: drawMode(rng), Scale: seesrShrink}}
-	if rng.Float64() < 0.8 {
-		settle = append(settle, Stage{Op: OpBlur, Kernel: drawSinc(rng, drawKernelSize(rng), math.Pi/3)})
-	}
-	second := jpegStage(rng, 30, 95)
-	if rng.Float64() < 0.5 {
-		stages = append(append(stages, settle...), second)
-	} else {
-		stages = append(append(stages, second), settle...)
-	}
-	return append(stages, Stage{Op: OpResize, Mode: drawMode(rng), Scale: 1, Round: true})
-}
-
-// draw appends one order's blur, resize and noise.
-func (o order) draw(rng *rand.Rand, stages []Stage) []Stage {
-	kernel := drawKernel(rng, o.sigmaLo, o.sigmaHi)
-	if rng.Float64() < o.blurChance {
-		stages = append(stages, Stage{Op: OpBlur, Kernel: kernel})
-	}
-	scale := 1.0
-	switch choose(rng, o.up, o.down, o.keep) {
-	case 0:
-		scale = uniform(rng, 1, o.scaleHi)
-	case 1:
-		scale = uniform(rng, o.scaleLo, 1)
-	}
-	stages = append(stages, Stage{Op: OpResize, Mode: drawMode(rng), Scale: o.size * scale})
-	noise := Stage{Op: OpGauss, Sigma: uniform(rng, o.noiseLo, o.noiseHi)}
-	if rng.Float64() >= 0.5 {
-		noise = Stage{Op: OpPoisson, Strength: uniform(rng, o.poissonLo, o.poissonHi)}
-	}
-	noise.Gray = rng.Float64() < 0.4
-	return append(stages, noise)
-}
-
-func drawMode(rng *rand.Rand) string {
-	return [...]string{ModeArea, ModeBilinear, ModeBicubic}[rng.IntN(3)]
 }
 
 // Chances of the light preset's kinds. Their numbers are drawn from triangles, most likely in the middle of the range (middling), which is where

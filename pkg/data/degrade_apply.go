@@ -40,6 +40,7 @@ func (p Params) Check() error {
 
 func (s Stage) fault() string {
 	switch s.Op {
+	case OpSharpen:
 	case OpBlur:
 		if s.Kernel == nil {
 			return "blur without a kernel"
@@ -151,6 +152,8 @@ func (d *degrader) stage(p Params, i, w, h int) error {
 	d.pcg.Seed(p.Seed, uint64(i))
 	rng := rand.New(&d.pcg)
 	switch s.Op {
+	case OpSharpen:
+		d.sharpen()
 	case OpBlur:
 		d.blur(s.Kernel)
 	case OpResize:

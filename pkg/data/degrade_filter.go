@@ -1,6 +1,9 @@
 package data
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
 // blur convolves d.cur with k, mirroring at the borders without repeating the edge pixel (OpenCV's default).
 func (d *degrader) blur(k *BlurKernel) {
@@ -26,6 +29,27 @@ func (d *degrader) blur(k *BlurKernel) {
 		for ky := range k.Size {
 			addTaps(d.cur.pix[3*w*y:][:3*w], d.pad.pix[stride*(y+ky):][:stride], taps[ky*k.Size:][:k.Size], 3)
 		}
+	}
+}
+
+// sharpen is Real-ESRGAN's unsharp mask (USMSharp): the difference from a wide blur is added by half where it is larger than 10, with soft transitions.
+func (d *degrader) sharpen() {
+	const weight, threshold = 0.5, 10
+	wide := &BlurKernel{Kind: KernelIso, Size: 51, SigmaX: 8}
+	original := slices.Clone(d.cur.pix)
+	d.blur(wide)
+	sharp := make([]float32, len(original))
+	for i, v := range original {
+		residual := v - d.cur.pix[i]
+		sharp[i] = clip(v + weight*residual)
+		d.cur.pix[i] = 0
+		if residual > threshold || residual < -threshold {
+			d.cur.pix[i] = 1
+		}
+	}
+	d.blur(wide)
+	for i, mask := range d.cur.pix {
+		d.cur.pix[i] = mask*sharp[i] + (1-mask)*original[i]
 	}
 }
 

@@ -21,8 +21,6 @@ const (
 // The draws that both orders share (SeeSR:params_realesrgan.yml).
 const (
 	sincChance               = 0.1
-	minKernelSize            = 7
-	kernelSizes              = 8 // 7, 9, .. 21
 	shapeGeneralizedLo       = 0.5
 	shapeGeneralizedHi       = 4
 	shapePlateauLo           = 1
@@ -67,16 +65,18 @@ func (k *BlurKernel) fault() string {
 	return ""
 }
 
-func drawKernelSize(rng *rand.Rand) int { return minKernelSize + 2*rng.IntN(kernelSizes) }
+func (o Order) drawKernelSize(rng *rand.Rand) int {
+	return o.Kernel[0] + 2*rng.IntN((o.Kernel[1]-o.Kernel[0])/2+1)
+}
 
 func drawSinc(rng *rand.Rand, size int, lo float64) *BlurKernel {
 	return &BlurKernel{Kind: KernelSinc, Size: size, Omega: uniform(rng, lo, math.Pi)}
 }
 
-// drawKernel draws a kernel of 7..21 taps: sinc with chance 0.1, else one of the six Gaussian families with sigmas in lo..hi.
-func drawKernel(rng *rand.Rand, lo, hi float64) *BlurKernel {
-	size := drawKernelSize(rng)
-	if rng.Float64() < sincChance {
+// drawKernel draws a sinc or one of the six Gaussian families.
+func (o Order) drawKernel(rng *rand.Rand) *BlurKernel {
+	size, lo, hi := o.drawKernelSize(rng), o.Sigma[0], o.Sigma[1]
+	if rng.Float64() < o.Sinc {
 		if size < smallKernel {
 			return drawSinc(rng, size, sincCutSmall)
 		}
