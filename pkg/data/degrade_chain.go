@@ -24,10 +24,11 @@ type Order struct {
 // Chain is Real-ESRGAN's second-order degradation: blur, resize, noise, JPEG, twice, then the resize to Shrink with the final sinc filter before or after
 // the second JPEG, then back to the input's size.
 type Chain struct {
-	Sharpen       bool    `toml:"sharpen"`    // an unsharp mask first
-	Shrink        float64 `toml:"shrink"`     // the size that the second order works at and that the chain goes down to, as a part of the input's
-	FinalSinc     float64 `toml:"final_sinc"` // chance
-	First, Second Order
+	Sharpen   bool    `toml:"sharpen"`    // an unsharp mask first
+	Shrink    float64 `toml:"shrink"`     // the size that the second order works at and that the chain goes down to, as a part of the input's
+	FinalSinc float64 `toml:"final_sinc"` // chance
+	First     Order   `toml:"first"`
+	Second    Order   `toml:"second"`
 }
 
 // SeeSR is the chain of SeeSR:dataloaders/realesrgan.py.

@@ -15,6 +15,8 @@ type SampleOptions struct {
 	Shift    bool    // FLUX's resolution shift of the times; off for FLUX.1-schnell
 	Lambda   float32 // strength of the adapter's broadcast, 1 as trained
 	Guidance float32 // g, read by bases with guidance_in only
+	// The base's text [B,T,J] and pooled text [B,Y], as Input has them; nil with an adapter that has learned its own.
+	Prompt, Pooled *tensor.Tensor
 }
 
 // Times are the Steps+1 times of a run on latents of so many tokens, from Start down to 0.
@@ -41,14 +43,19 @@ func Blend(z1, zLQ []float32, start float64) {
 	}
 }
 
-// Euler takes one step, z + (to-from)·v(z, from). z, zLQ [B,h,w,c] F32, scaled latents, h and w even. The result has z's shape. A
-// step to 0 from a network that predicts the sample is the prediction itself.
+// Euler takes one step, z + (to-from)·v(z, from). z, zLQ [B,h,w,c] F32, scaled latents, h and w even; zLQ is nil for a plain base. The result has z's
+// shape. A step to 0 from a network that predicts the sample is the prediction itself.
 func (m *FluxIR) Euler(t *tensor.Tape, z, zLQ *tensor.Tensor, from, to float64, o SampleOptions) *tensor.Tensor {
 	batch, h, w := z.Dim(0), z.Dim(1), z.Dim(2)
 	constant := func(v float64) *tensor.Tensor { return t.Fill(t.New(bindings.F32, batch), float32(v)) }
-	out := m.Forward(t, Input{
-		Z: t.Pack(z), LQ: t.Pack(zLQ), Time: constant(from), Guidance: constant(float64(o.Guidance)), Rows: h / 2, Columns: w / 2, Lambda: o.Lambda,
-	})
+	in := Input{
+		Z: t.Pack(z), Time: constant(from), Guidance: constant(float64(o.Guidance)), Rows: h / 2, Columns: w / 2, Lambda: o.Lambda,
+		Prompt: o.Prompt, Pooled: o.Pooled,
+	}
+	if zLQ != nil {
+		in.LQ = t.Pack(zLQ)
+	}
+	out := m.Forward(t, in)
 	if to == 0 && from >= minTime && out.Sample != nil {
 		return t.Unpack(out.Sample, h, w)
 	}

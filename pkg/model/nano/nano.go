@@ -18,18 +18,19 @@ const name = "embedded model" // in messages
 
 // Load reads the model into a. Transformer and adapter work in dtype, the autoencoder in f32. Call inside Device.Do.
 func Load(a *tensor.Arena, dtype bindings.DType) (*model.Bundle, error) {
-	bundle, err := fs.Sub(files, "bundle")
-	if err != nil {
-		return nil, err
-	}
-	return model.LoadBundleFS(a, bundle, name, dtype, bindings.F32)
+	return model.LoadBundleFS(a, Files(), name, dtype, bindings.F32)
 }
 
 // LoadBase is Load without the adapter, to train another.
 func LoadBase(a *tensor.Arena, dtype bindings.DType) (*model.Bundle, error) {
+	return model.LoadBaseFS(a, Files(), name, dtype, bindings.F32)
+}
+
+// Files are the files of the bundle.
+func Files() fs.FS {
 	bundle, err := fs.Sub(files, "bundle")
 	if err != nil {
-		return nil, err
+		panic(err) // only for an invalid name
 	}
-	return model.LoadBaseFS(a, bundle, name, dtype, bindings.F32)
+	return bundle
 }
