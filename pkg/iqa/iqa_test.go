@@ -2,6 +2,8 @@ package iqa
 
 import (
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -72,6 +74,9 @@ func TestAgainstReferences(t *testing.T) {
 	images := 0
 	for set, folders := range sets {
 		text, err := os.ReadFile(set)
+		if errors.Is(err, fs.ErrNotExist) && set != "testdata/castle.json" {
+			continue
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
