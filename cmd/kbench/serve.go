@@ -12,7 +12,7 @@ import (
 
 // request is a line of stdin in --serve: tools/bench/peers.py asks for one sample at a time, in turn with the peer.
 type request struct {
-	Do    string `json:"do"`    // open, sample, close (all), probe
+	Do    string `json:"do"`    // open, sample, close (all), clock, probe
 	Op    string `json:"op"`    // of open: a row of --list
 	Shape string `json:"shape"` //
 	DType string `json:"dtype"` //
@@ -28,6 +28,7 @@ type response struct {
 	Gate    float64 `json:"gate,omitempty"`
 	FLOPs   int64   `json:"flops,omitempty"`
 	Bytes   int64   `json:"bytes,omitempty"`
+	Clock   float64 `json:"clock,omitempty"` // GFLOP/s of the f32 probe just now
 	Run     *header `json:"run,omitempty"`
 }
 
@@ -76,6 +77,9 @@ func (s *server) answer(q *request, r *response) (err error) {
 			r.Run.Peaks, err = s.bench.probe(5)
 		}
 		return err
+	case "clock":
+		r.Clock, err = s.bench.clock()
+		return err
 	case "open":
 		return s.open(q, r)
 	case "sample":
@@ -93,7 +97,7 @@ func (s *server) answer(q *request, r *response) (err error) {
 		s.close()
 		return nil
 	}
-	return fmt.Errorf("do: got %q, want open, sample, close or probe", q.Do)
+	return fmt.Errorf("do: got %q, want open, sample, close, clock or probe", q.Do)
 }
 
 // open places and checks a row.

@@ -1,8 +1,8 @@
 """Ours against PyTorch and diffusers, in turn: `make bench-peers`.
 
 One long-lived kbench (--serve) and this process are asked for one sample each, alternately, on the same number of threads, so that whatever else the
-machine does meets both. The peer gets what its users would give it: bf16 weights, inference mode, channels last, fused optimizer, all threads. Every row of
-ours has passed kbench's check before it is timed. A row's time is the median of its samples, a ratio that of the two medians.
+machine does meets both: the ratio is the median over the pairs of samples. The peer gets what its users would give it: bf16 weights, inference mode, channels last, fused optimizer, all threads. Every row of
+ours has passed kbench's check before it is timed.
 """
 
 import argparse
@@ -67,7 +67,7 @@ class Alternation:
         return time.perf_counter() - start
 
     def run(self, row):
-        ours, theirs, gates, flops, size = [], [], [], 0, 0
+        ours, theirs, clocks, gates, flops, size = [], [], [], [], 0, 0
         call, parts = row.make(), []
         self.kbench.ask(do="close")
         for op, shape, dtype in row.ours:
@@ -79,12 +79,13 @@ class Alternation:
             call()
             for part in parts:
                 self.kbench.ask(do="sample", id=part)
-        while len(ours) < 5 or sum(ours) + sum(theirs) < self.seconds:
+        while len(ours) < 7 or sum(ours) + sum(theirs) < self.seconds:
+            clocks.append(self.kbench.ask(do="clock").get("clock", 0))
             ours.append(sum(self.kbench.ask(do="sample", id=part, cold=row.cold)["seconds"] for part in parts))
             time.sleep(0.005)  # OpenMP's threads spin for a moment before they sleep
             theirs.append(self.peer_sample(call, row.cold))
             time.sleep(0.005)
-        return {"ours": ours, "theirs": theirs, "gate": max(gates), "flops": flops, "bytes": size}
+        return {"ours": ours, "theirs": theirs, "clocks": clocks, "gate": max(gates), "flops": flops, "bytes": size}
 
 
 def rows():
@@ -177,10 +178,15 @@ def block_rows():
     from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 
     heads, dim, width, text = 24, 128, 3072, 512
+    pattern = torch.randn((1 << 20) - 3) / width**0.5
 
     def block(kind, image, mode, dtype):
         def make():
-            b = kind(width, heads, dim).to(dtype) if kind is FluxTransformerBlock else kind(width, heads, dim, mlp_ratio=4.0).to(dtype)
+            with torch.device("meta"):
+                b = kind(width, heads, dim).to(dtype)
+            b.to_empty(device="cpu")
+            for p in b.parameters():  # a drawn pattern over and over: drawing 340 million numbers takes longer than timing them
+                p.data.view(-1).copy_(pattern.repeat(-(-p.numel() // len(pattern)))[: p.numel()])
             inputs = [torch.randn(1, n, width, dtype=dtype) for n in (image, text)] + [torch.randn(1, width, dtype=dtype)]
             table = torch.randn(text + image, dim), torch.randn(text + image, dim)
 
@@ -295,7 +301,13 @@ def duration(seconds):
     return f"{seconds * 1e6:.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
+def ratios(r):
+    """Speeds of ours over the peer's, pair by pair."""
+    return [theirs / ours for ours, theirs in zip(r["ours"], r["theirs"])]
+
+
 def spread(samples):
+    """Median absolute deviation as a part of the median, percent."""
     m = median(samples)
     return 100 * median(abs(s - m) for s in samples) / m
 
@@ -321,10 +333,10 @@ def table(results):
         if machine != last:
             last = machine
             text += f"\n**{machine}**; {run['libraries']} against {r['versions']}\n\n"
-            text += "| what | dtype | against | ours | ± MAD | peer | ± MAD | ours/peer in speed | ours of the peak | gate |\n|---|---|---|---|---|---|---|---|---|---|\n"
-        ours, theirs = median(r["ours"]), median(r["theirs"])
-        text += (f"| {r['what']}{', cold' if r['cold'] else ''} | {r['dtype']} | {r['peer']} | {duration(ours)} | {spread(r['ours']):.0f} % | {duration(theirs)} | "
-                 f"{spread(r['theirs']):.0f} % | **{theirs / ours:.2f}** | {share(r, peaks[k[:4]])} | {r['gate']:.2f} |\n")
+            text += "| what | dtype | against | ours | peer | ours/peer in speed | ± MAD | ours of the peak | clock | gate |\n|---|---|---|---|---|---|---|---|---|---|\n"
+        speed, clock = ratios(r), median(r["clocks"]) / peaks[k[:4]]["f32"]
+        text += (f"| {r['what']}{', cold' if r['cold'] else ''} | {r['dtype']} | {r['peer']} | {duration(median(r['ours']))} | {duration(median(r['theirs']))} | "
+                 f"**{median(speed):.2f}** | {spread(speed):.0f} % | {share(r, peaks[k[:4]])} | {clock:.2f} | {r['gate']:.2f} |\n")
     return text
 
 
@@ -363,7 +375,7 @@ def arguments():
     p.add_argument("--kbench", default="bin/kbench", help="our program")
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of both sides")
     p.add_argument("--rows", default="", help="regular expression on `what dtype`")
-    p.add_argument("--seconds", type=float, default=4, help="of samples per row, both sides together; five each at least")
+    p.add_argument("--seconds", type=float, default=4, help="of samples per row, both sides together; seven pairs at least")
     p.add_argument("--budget", type=float, default=0, help="seconds after which no further row is begun, 0 = no limit")
     p.add_argument("--isa", choices=["avx2"], help="hold both sides to AVX2")
     p.add_argument("--missing", action="store_true", help="leave out rows that the JSON file has")
@@ -418,7 +430,7 @@ def main():
             continue
         have[key(r)] = r
         print(f"{row.what} {r['dtype']}: ours {duration(median(r['ours']))}, {row.peer} {duration(median(r['theirs']))}, "
-              f"ratio {median(r['theirs']) / median(r['ours']):.2f}", flush=True)
+              f"ratio {median(ratios(r)):.2f} ± {spread(ratios(r)):.0f} %", flush=True)
         with args.json.open("a") as f:
             f.write(json.dumps(r) + "\n")
     kbench.process.stdin.close()
