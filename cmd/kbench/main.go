@@ -21,8 +21,8 @@ import (
 const usage = `usage: kbench [flags]
 
 Times ops and blocks: cold (caches evicted before each sample) and warm, medians with the median absolute deviation. GB/s counts each input once and each
-output once. "of the peak" is the share of the nearer roof: triad bandwidth, or the fastest arithmetic on the dtype. "clock" is the f32 probe just before
-the row, as a part of the run's peak. "gate" is the largest error as a part of what is allowed. A "!" marks a row that did not become steady.
+output once. "of the peak" is the share of the nearer roof: triad bandwidth, or the fastest arithmetic on the dtype. "clock" is the lower of two f32 probes,
+just before and just after the row, as a part of the run's peak. "gate" is the largest error as a part of what is allowed. A "!" marks a row that did not become steady.
 
   kbench --preset flux --op attention --dtype bf16
   kbench --op linear_forward --shape 1536x3072 --json new.jsonl --compare old.jsonl
@@ -101,7 +101,7 @@ func parse(args []string, out io.Writer) (*options, error) {
 	flags.Float64Var(&o.seconds, "seconds", 0.5, "time per row and state of the cache, after warm-up; five samples at least")
 	flags.BoolVar(&o.list, "list", false, "print the rows and stop")
 	flags.StringVar(&o.json, "json", "", "append the run, with every sample, to this file of JSON lines")
-	flags.BoolVar(&o.missing, "missing", false, "leave out rows that the JSON file has for this machine: long presets in slices")
+	flags.BoolVar(&o.missing, "missing", false, "leave out rows that the JSON file has for this machine at a full clock: long presets in slices")
 	flags.Float64Var(&o.budget, "budget", 0, "seconds after which no further row is begun, 0 = no limit")
 	flags.StringVar(&o.old, "compare", "", "print speed-ups over an older results file")
 	flags.BoolVar(&o.force, "force", false, "compare although machine, tier, threads or protocol differ")

@@ -22,7 +22,8 @@ const (
 	minSamples   = 5                      // of a measurement, however long
 	maxSamples   = 200                    //
 	shortest     = 200 * time.Microsecond // a warm sample repeats its call until it lasts as long
-	clockProbe   = 8 * time.Millisecond   // of f32 multiply-adds before each case
+	clockProbe   = 8 * time.Millisecond   // of f32 multiply-adds before and after each case
+	fullClock    = 0.9                    // part of the run's peak below which the processor was throttled or shared
 	defaultCache = 256 << 20              // of the last level, where the system does not say
 )
 
@@ -241,14 +242,15 @@ func (b *bench) measure(c *benchmark) (*row, error) {
 		return nil, err
 	}
 	r.Warm = newTiming(samples, isSteady)
-	if c.Bytes == 0 { // a whole block: far larger than the caches
-		return r, nil
+	if c.Bytes > 0 { // else a whole block, far larger than the caches
+		if samples, err = b.sample(s, true, 1); err != nil {
+			return nil, err
+		}
+		r.Cold = newTiming(samples, isSteady)
 	}
-	if samples, err = b.sample(s, true, 1); err != nil {
-		return nil, err
-	}
-	r.Cold = newTiming(samples, isSteady)
-	return r, nil
+	after, err := b.clock()
+	r.Clock = min(r.Clock, after)
+	return r, err
 }
 
 // lastLevelCache is its size in bytes, between 32 MiB and 512 MiB.

@@ -35,7 +35,7 @@ type header struct {
 type row struct {
 	benchmark
 	Gate  float64 `json:"gate"`  // largest error as a part of what is allowed
-	Clock float64 `json:"clock"` // GFLOP/s of the f32 probe just before
+	Clock float64 `json:"clock"` // GFLOP/s of the f32 probe just before and just after, the lower
 	Warm  *timing `json:"warm"`
 	Cold  *timing `json:"cold,omitempty"` // nil for whole blocks
 }
@@ -184,11 +184,11 @@ func openJournal(path string) (*journal, error) {
 	return j, nil
 }
 
-// missing are the rows that the file has not got of a run like h.
+// missing are the rows that the file has not got of a run like h, or at a low clock only.
 func (j *journal) missing(list []benchmark, h *header) []benchmark {
 	have := map[string]bool{}
 	for _, r := range j.old {
-		if h.differs(r.run) == "" {
+		if h.differs(r.run) == "" && r.Clock >= fullClock*r.run.Peaks.F32 {
 			have[r.benchmark.String()] = true
 		}
 	}

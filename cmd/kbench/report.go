@@ -102,8 +102,8 @@ func drift(list []result) string {
 	if high == 0 {
 		return "clock: not probed on this device"
 	}
-	text := fmt.Sprintf("clock: the f32 probe before each case reached %.0f to %.0f %% of the run's peak", 100*low, 100*high)
-	if low < 0.9 {
+	text := fmt.Sprintf("clock: the f32 probe before and after each case reached %.0f to %.0f %% of the run's peak", 100*low, 100*high)
+	if low < fullClock {
 		text += "; below 90 % the processor was throttled or shared, and rows with such a clock are slow for it"
 	}
 	if high > 1.1 {
