@@ -61,7 +61,7 @@ __device__ inline void scale_rows(float (&c)[N][4], float factor) {
 }
 
 template <class T, int D>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kBlock, 2)
     attention_backward_keys_kernel(Heads<T> dk, Heads<T> dv, Heads<T> g, Heads<T> q, Heads<T> k, Heads<T> v, const float* lse,
                                    const float* delta, AttentionShape s, int key_tiles, float scale) {
   extern __shared__ __align__(128) char memory[];
@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 template <class T, int D>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kBlock, 2)
     attention_backward_queries_kernel(Heads<T> dq, Heads<T> g, Heads<T> q, Heads<T> k, Heads<T> v, const float* lse, const float* delta,
                                       AttentionShape s, int query_tiles, float scale) {
   extern __shared__ __align__(128) char memory[];
