@@ -7,11 +7,11 @@ export CGO_ENABLED := 1
 # go-nvml binds every function of NVML, deprecated ones too.
 export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 
-# Machine code for these compute capabilities, and PTX for all other cards; a release sets CUDA_ARCH="80 86 89 90 100 120" CUDA_PTX=90.
+# Machine code for these compute capabilities, and PTX for all other cards; a release sets CUDA_ARCH="80 86 89 90 100 120" CUDA_PTX=120.
 CUDA_ARCH ?= 80
 CUDA_PTX ?= 80
 
-.PHONY: cuda cuda-test cuda-counters help deps build core test parity op-check asan fmt lint clean photos demo train train-nano quality quality-peer fuzz bench bench-peers
+.PHONY: cuda cuda-test cuda-counters ptxas help deps build core test parity op-check asan fmt lint clean photos demo train train-nano quality quality-peer fuzz bench bench-peers
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ cuda-test: core cuda ## the op suite on a CUDA card, or on the software device i
 
 cuda-counters: ## what the software device counts on representative shapes, as issued / necessary, held against bars
 	@$(MAKE) cuda-test CUDA_TEST="-v -run TestCounters ./bindings/optest"
+
+ptxas: ## registers, spills, shared memory, occupancy of every kernel on six architectures against cuda/ptxas.golden (PTXAS_FLAGS=--update writes it)
+	@python3 tools/cuda_ptxas.py --home "$$(sh tools/cuda_toolchain.sh)" $(PTXAS_FLAGS)
 
 clean: ## remove build outputs (not data, not runs)
 	@rm -rf build bin bindings/zz_stamp.go

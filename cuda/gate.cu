@@ -1,47 +1,52 @@
 // gate.cu: gated residual y = x + alpha · gate_b ⊙ r, which is also the SE broadcast of spec 3.5. Bound by memory: one pass forward, one
 // pass backward that makes dr and the sums of dgate together.
 #include "core/columns.cuh"
-#include "core/rows.cuh"
 
 namespace fx::cuda {
 namespace {
 
 template <class T, class G>
 struct Forward {
-  static constexpr int kWidth = vector_width<T, G>;
   T* y;
   const T *x, *r;
   const G* gate;
+  int64_t y_strides[2], x_strides[2], r_strides[2], gate_stride;
   float alpha;
 
   template <int V>
-  __device__ void run(const At<4>& at) const {
-    float a[V], g[V], b[V];
-    load(a, x + at.at[1]), load(g, gate + at.at[2]), load(b, r + at.at[3]);
+  __device__ Floats<V> start(int64_t b, int64_t c) const {
+    Floats<V> g;
+    load(g.v, gate + b * gate_stride + c);
 #pragma unroll
-    for (int i = 0; i < V; i++) a[i] += alpha * g[i] * b[i];
-    store(y + at.at[0], a);
+    for (int i = 0; i < V; i++) g.v[i] *= alpha;
+    return g;
+  }
+
+  template <int V>
+  __device__ void add(float (&)[1][V], const Floats<V>& g, int64_t b, int64_t l, int64_t c) const {
+    float a[V], v[V];
+    load(a, x + b * x_strides[0] + l * x_strides[1] + c), load(v, r + b * r_strides[0] + l * r_strides[1] + c);
+#pragma unroll
+    for (int i = 0; i < V; i++) a[i] += g.v[i] * v[i];
+    store(y + b * y_strides[0] + l * y_strides[1] + c, a);
   }
 };
 
-// gate [B,C] seen as [B,L,C].
-fx_tensor over_tokens(const fx_tensor* gate, const fx_tensor* x) {
-  fx_tensor g = *gate;
-  g.rank = 3;
-  for (int d = 0; d < 3; d++) g.shape[d] = x->shape[d];
-  g.strides[0] = gate->strides[0], g.strides[1] = 0, g.strides[2] = 1;
-  return g;
+// The chunks of tokens are those of backward; no sums are stored.
+template <class T, class G>
+fx_status forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* gate, const fx_tensor* r, float alpha) {
+  Forward<T, G> f{data<T>(y), data<T>(x), data<T>(r), data<G>(gate), {}, {}, {}, gate->strides[0], alpha};
+  for (int d = 0; d < 2; d++) f.y_strides[d] = y->strides[d], f.x_strides[d] = x->strides[d], f.r_strides[d] = r->strides[d];
+  constexpr int V = vector_width<T, G>;
+  bool wide = vectors(y, V * sizeof(T)) && vectors(x, V * sizeof(T)) && vectors(r, V * sizeof(T)) && vectors(gate, V * sizeof(G));
+  if (wide) sum_columns<V, 1>(ctx, nullptr, x->shape[0], x->shape[1], x->shape[2], f);
+  else sum_columns<1, 1>(ctx, nullptr, x->shape[0], x->shape[1], x->shape[2], f);
+  return FX_STATUS_OK;
 }
 
 fx_status gate_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* gate, const fx_tensor* r, float alpha) {
-  fx_tensor wide = over_tokens(gate, x);
-  RowsPlan<4> plan({y, x, &wide, r});
   return dispatch(x->dtype, [&](auto t) {
-    return dispatch(gate->dtype, [&](auto g) {
-      using T = decltype(t);
-      using G = decltype(g);
-      return for_rows(ctx, plan, Forward<T, G>{data<T>(y), data<T>(x), data<T>(r), data<G>(gate), alpha});
-    });
+    return dispatch(gate->dtype, [&](auto g) { return forward<decltype(t), decltype(g)>(ctx, y, x, gate, r, alpha); });
   });
 }
 
@@ -56,7 +61,16 @@ struct Backward {
   bool accumulate;
 
   template <int V>
-  __device__ void add(float (&sums)[1][V], int64_t b, int64_t l, int64_t c) const {
+  __device__ Floats<V> start(int64_t b, int64_t c) const {
+    Floats<V> g;
+    load(g.v, gate + b * gate_stride + c);
+#pragma unroll
+    for (int i = 0; i < V; i++) g.v[i] *= alpha;
+    return g;
+  }
+
+  template <int V>
+  __device__ void add(float (&sums)[1][V], const Floats<V>& scale, int64_t b, int64_t l, int64_t c) const {
     float g[V], v[V];
     load(g, dy + b * dy_strides[0] + l * dy_strides[1] + c);
     if (r) {
@@ -65,9 +79,8 @@ struct Backward {
       for (int i = 0; i < V; i++) sums[0][i] += g[i] * v[i];
     }
     if (!dr) return;
-    load(v, gate + b * gate_stride + c);
 #pragma unroll
-    for (int i = 0; i < V; i++) g[i] *= alpha * v[i];
+    for (int i = 0; i < V; i++) g[i] *= scale.v[i];
     if (accumulate) {
       load(v, dr + b * dr_strides[0] + l * dr_strides[1] + c);
 #pragma unroll
@@ -81,7 +94,7 @@ template <class T, class G>
 fx_status backward(fx_ctx* ctx, const fx_tensor* dr, const fx_tensor* dgate, const fx_tensor* dy, const fx_tensor* gate, const fx_tensor* r,
                    float alpha, bool accumulate) {
   int64_t B = dy->shape[0], L = dy->shape[1], C = dy->shape[2];
-  float* partial = static_cast<float*>(workspace(ctx, B * chunks_of(L) * C * 4));
+  float* partial = dgate ? static_cast<float*>(workspace(ctx, B * chunks_of(L) * C * 4)) : nullptr;
   Backward<T, G> f{data<T>(dr), data<T>(dy), dgate ? data<T>(r) : nullptr, data<G>(gate), {}, {}, {}, gate->strides[0], alpha, accumulate};
   for (int d = 0; d < 2; d++) {
     f.dy_strides[d] = dy->strides[d];

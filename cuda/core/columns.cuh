@@ -9,7 +9,14 @@ constexpr int kChunk = 32;  // rows of a chunk
 
 inline int64_t chunks_of(int64_t rows) { return ceil_div(rows, kChunk); }
 
-// partial [B, chunks, S, C] = per chunk the sums that f.add<V>(sums[S][V], b, row, column) makes.
+// V floats that a thread keeps.
+template <int V>
+struct Floats {
+  float v[V];
+};
+
+// partial [B, chunks, S, C] = per chunk the sums that f.add<V>(sums[S][V], b, row, column) makes; not stored where partial is NULL. An f
+// with start<V>(b, column) gets what that returns, once for the chunk, as one more argument after sums.
 template <int V, int S, class F>
 __global__ void __launch_bounds__(kThreads)
     columns_kernel(float* partial, Divider per_row, Divider chunks, int64_t jobs, int64_t rows, F f) {
@@ -21,7 +28,13 @@ __global__ void __launch_bounds__(kThreads)
   b = chunks.split(rest);
   int64_t first = int64_t(rest) * kChunk, last = min(first + kChunk, rows);
   float sums[S][V] = {};
-  for (int64_t row = first; row < last; row++) f.template add<V>(sums, b, row, column);
+  if constexpr (requires { f.template start<V>(b, column); }) {
+    auto state = f.template start<V>(b, column);
+    for (int64_t row = first; row < last; row++) f.template add<V>(sums, state, b, row, column);
+  } else {
+    for (int64_t row = first; row < last; row++) f.template add<V>(sums, b, row, column);
+  }
+  if (!partial) return;
 #pragma unroll
   for (int s = 0; s < S; s++) store(partial + at + s * C, sums[s]);
 }
@@ -34,23 +47,32 @@ void sum_columns(fx_ctx* ctx, float* partial, int64_t B, int64_t rows, int64_t C
   columns_kernel<V, S><<<blocks_for(jobs), kThreads, 0, stream(ctx)>>>(partial, Divider(C / V), Divider(chunks), jobs, rows, f);
 }
 
-// out[b, c] = (or +=) factor · sum over chunks of partial[b, chunk, c]; rows of partial are `width` apart.
+constexpr int kSlices = kThreads / 32;
+
+// out[b, c] = (or +=) factor · sum over chunks of partial[b, chunk, c]; rows of partial are `width` apart. A block takes 32 columns; its
+// warps share the chunks and are added in order.
 template <class T>
-__global__ void __launch_bounds__(kThreads) finish_kernel(T* out, int64_t stride, const float* partial, int64_t B, int64_t chunks,
-                                                          int64_t C, int64_t width, float factor, bool accumulate) {
-  int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= B * C) return;
-  int64_t b = i / C, c = i % C;
-  float total = 0;
-  for (int64_t j = 0; j < chunks; j++) total += partial[(b * chunks + j) * width + c];
+__global__ void __launch_bounds__(kThreads)
+    finish_kernel(T* out, int64_t stride, const float* partial, int64_t chunks, int64_t C, int64_t width, float factor, bool accumulate) {
+  __shared__ double sums[kSlices][32];
+  int64_t b = blockIdx.y, c = int64_t(blockIdx.x) * 32 + threadIdx.x % 32;
+  int slice = int(threadIdx.x) / 32;
+  double total = 0;
+  if (c < C)
+    for (int64_t j = slice; j < chunks; j += kSlices) total += double(partial[(b * chunks + j) * width + c]);
+  sums[slice][threadIdx.x % 32] = total;
+  __syncthreads();
+  if (slice > 0 || c >= C) return;
+  for (int i = 1; i < kSlices; i++) total += sums[i][threadIdx.x];
   T* p = out + b * stride + c;
-  put(p, accumulate ? to_float(*p) + factor * total : factor * total);
+  put(p, float(double(factor) * total + (accumulate ? double(to_float(*p)) : 0)));
 }
 
 template <class T>
 void finish_columns(fx_ctx* ctx, T* out, int64_t stride, const float* partial, int64_t B, int64_t chunks, int64_t C, int64_t width,
                     float factor = 1, bool accumulate = false) {
-  finish_kernel<<<blocks_for(B * C), kThreads, 0, stream(ctx)>>>(out, stride, partial, B, chunks, C, width, factor, accumulate);
+  dim3 blocks(unsigned(ceil_div(C, 32)), unsigned(B));
+  finish_kernel<<<blocks, kThreads, 0, stream(ctx)>>>(out, stride, partial, chunks, C, width, factor, accumulate);
 }
 
 }  // namespace fx::cuda

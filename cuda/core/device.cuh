@@ -20,13 +20,20 @@ __device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); 
 __device__ __forceinline__ float to_float(f16 x) { return __half2float(x); }
 __device__ __forceinline__ void put(float* p, float x) { *p = x; }
 __device__ __forceinline__ void put(bf16* p, float x) { *p = __float2bfloat16_rn(x); }
-__device__ __forceinline__ void put(f16* p, float x) { *p = __float2half_rn(x); }
+// The card's own conversion loses the sign of a NaN.
+__device__ __forceinline__ void put(f16* p, float x) {
+  *p = x == x ? __float2half_rn(x) : __ushort_as_half(uint16_t((__float_as_uint(x) >> 16 & 0x8000) | 0x7e00));
+}
 
-// V elements that are loaded and stored as one: 16 bytes where V = 16 / sizeof(T).
+// V elements that are loaded and stored together, 16 bytes at a time where there are as many.
 template <class T, int V>
-struct alignas(sizeof(T) * V) Pack {
+struct alignas(sizeof(T) * V < 16 ? sizeof(T) * V : 16) Pack {
   T v[V];
 };
+
+// Elements of a vector: 16 bytes of the widest of the types.
+template <class... T>
+constexpr int vector_width = ((sizeof(T) == 2) && ...) ? 8 : 4;
 
 template <int V, class T>
 __device__ __forceinline__ void load(float (&out)[V], const T* p) {

@@ -106,10 +106,9 @@ __global__ void __launch_bounds__(kThreads) rows_kernel(Rows<N> rows, F f) {
   if (i < rows.total) f.template run<V>(rows.at(uint32_t(i)));
 }
 
-// Launches rows_kernel with vectors of F::kWidth elements where all tensors allow it, else element by element.
+// Launches rows_kernel with vectors of F::kWidth elements where all tensors allow it (wide), else element by element.
 template <int N, class F>
-fx_status for_rows(fx_ctx* ctx, const RowsPlan<N>& plan, const F& f) {
-  bool wide = plan.wide(F::kWidth);
+fx_status for_rows(fx_ctx* ctx, const RowsPlan<N>& plan, const F& f, bool wide) {
   Rows<N> rows = plan.rows(wide ? F::kWidth : 1);
   if (rows.total >= int64_t(1) << 31)
     return fail(ctx, FX_STATUS_UNSUPPORTED, "tensors of %lld elements are too large for the cuda backend", (long long)plan.elements);
@@ -118,8 +117,9 @@ fx_status for_rows(fx_ctx* ctx, const RowsPlan<N>& plan, const F& f) {
   return FX_STATUS_OK;
 }
 
-// Elements of a vector: 16 bytes of the widest of the types.
-template <class... T>
-constexpr int vector_width = ((sizeof(T) == 2) && ...) ? 8 : 4;
+template <int N, class F>
+fx_status for_rows(fx_ctx* ctx, const RowsPlan<N>& plan, const F& f) {
+  return for_rows(ctx, plan, f, plan.wide(F::kWidth));
+}
 
 }  // namespace fx::cuda
