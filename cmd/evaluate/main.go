@@ -1,4 +1,5 @@
 // Command evaluate measures restoration on clean photographs: it degrades them in fixed ways, restores, and tables PSNR, SSIM, GMSD and HaarPSI before and after.
+// `evaluate score` measures pictures that are there, with or without ground truth, and `evaluate compare` compares two such measurements.
 package main
 
 import (
@@ -19,8 +20,11 @@ import (
 )
 
 const usage = `usage: evaluate [flags] PHOTO-OR-FOLDER...
+       evaluate score [flags] RESULT-OR-FOLDER
+       evaluate compare A.csv B.csv
 
 Degrades each clean photograph (noise σ 15 + JPEG 60; blur σ 1.2 + noise 5 + JPEG 80; ×2 down-up + JPEG 75), restores it and prints a table.
+score measures pictures that are there already; compare sets two of its CSV files side by side.
 
 `
 
@@ -32,6 +36,12 @@ func main() {
 }
 
 func run(args []string, out, log io.Writer) error {
+	if len(args) > 0 && args[0] == "score" {
+		return score(args[1:], out, log)
+	}
+	if len(args) > 0 && args[0] == "compare" {
+		return compare(args[1:], out)
+	}
 	flags := pflag.NewFlagSet("evaluate", pflag.ContinueOnError)
 	flags.SortFlags = false
 	var o restore.Options
@@ -47,6 +57,7 @@ func run(args []string, out, log io.Writer) error {
 	seed := flags.Uint64("seed", 1, "of the degradations' noise")
 	csvFile := flags.String("csv", "", "file for one line per image")
 	save := flags.String("save", "", "folder for clean, degraded and restored pictures")
+	lq := flags.Bool("lq-consistency", false, "degrade the result again, in the same way, and compare with the input: a low PSNR is a result that contradicts it")
 	with := flags.String("with", "", "restore with another program, called as `COMMAND` IN.png OUT.png, in place of fluxir")
 	flags.Usage = func() { fmt.Fprintf(log, "%s%s", usage, flags.FlagUsages()) }
 	if err := flags.Parse(args); err != nil {
@@ -71,7 +82,7 @@ func run(args []string, out, log io.Writer) error {
 		restorer = func(ctx context.Context, m *data.Image) (*data.Image, error) { return r.Restore(ctx, m, nil) }
 	}
 	rows, err := evaluate.Run(ctx, restorer, files,
-		evaluate.Options{Crop: *crop, Presets: *presets, Seed: *seed, Save: *save, Log: log})
+		evaluate.Options{Crop: *crop, Presets: *presets, Seed: *seed, Save: *save, LQConsistency: *lq, Log: log})
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ type Row struct {
 	Image, Preset string
 	Input, Output Scores
 	Seconds       float64 // of the restoration
+	LQ            float64 // dB between the input and the output degraded again; 0 where not asked for
 }
 
 // Restorer restores one picture; *restore.Restorer is one.
@@ -43,7 +44,9 @@ type Options struct {
 	Presets []string // of data.Draw; nil: data.EvalPresets
 	Seed    uint64   // of the degradations' noise
 	Save    string   // folder for clean, degraded and restored pictures as PNG; "" for none
-	Log     io.Writer
+	// LQConsistency degrades the output again, with the same noise, and compares with the input.
+	LQConsistency bool
+	Log           io.Writer
 }
 
 // Photos lists picture files: the arguments themselves, and what lies in those that are folders, sorted.
@@ -128,6 +131,15 @@ func one(ctx context.Context, restore Restorer, clean *data.Image, file, preset 
 	}
 	row.Seconds = time.Since(start).Seconds()
 	restored = rounded(restored)
+	if o.LQConsistency {
+		again, err := params.Apply(restored)
+		if err != nil {
+			return row, err
+		}
+		if row.LQ, err = data.PSNR(again, degraded); err != nil {
+			return row, err
+		}
+	}
 	if row.Input, err = Score(degraded, clean); err != nil {
 		return row, err
 	}
@@ -172,11 +184,11 @@ func Score(m, clean *data.Image) (s Scores, err error) {
 // WriteCSV writes one line per row.
 func WriteCSV(w io.Writer, rows []Row) error {
 	c := csv.NewWriter(w)
-	_ = c.Write(strings.Split("image,preset,psnr_in,psnr_out,ssim_in,ssim_out,gmsd_in,gmsd_out,haarpsi_in,haarpsi_out,seconds", ","))
+	_ = c.Write(strings.Split("image,preset,psnr_in,psnr_out,ssim_in,ssim_out,gmsd_in,gmsd_out,haarpsi_in,haarpsi_out,seconds,lq_psnr", ","))
 	for _, r := range rows {
 		fields := []string{r.Image, r.Preset}
 		for _, v := range []float64{r.Input.PSNR, r.Output.PSNR, r.Input.SSIM, r.Output.SSIM, r.Input.GMSD, r.Output.GMSD, r.Input.HaarPSI,
-			r.Output.HaarPSI, r.Seconds} {
+			r.Output.HaarPSI, r.Seconds, r.LQ} {
 			fields = append(fields, strconv.FormatFloat(v, 'f', 5, 64))
 		}
 		_ = c.Write(fields)
@@ -193,6 +205,7 @@ type Summary struct {
 	WorstGain     float64 // dB, of the image that gained least
 	WorstImage    string
 	Seconds       float64 // mean
+	LQ            float64 // mean, dB; 0 where not asked for
 }
 
 // Summarise makes one Summary per preset, in the rows' order, and one called "mean" over them all.
@@ -219,6 +232,7 @@ func summary(name string, rows []Row) Summary {
 		s.Input.add(r.Input, 1/n)
 		s.Output.add(r.Output, 1/n)
 		s.Seconds += r.Seconds / n
+		s.LQ += r.LQ / n
 		if gain := r.Output.PSNR - r.Input.PSNR; i == 0 || gain < s.WorstGain {
 			s.WorstGain, s.WorstImage = gain, r.Image
 		}
@@ -241,5 +255,10 @@ func Markdown(w io.Writer, summaries []Summary) {
 		fmt.Fprintf(w, "| %s | %d | %.2f → %.2f (**%+.2f dB**) | %+.2f (%s) | %.4f → %.4f (%+.4f) | %.4f → %.4f | %.4f → %.4f | %.2f |\n", s.Preset, s.Images,
 			s.Input.PSNR, s.Output.PSNR, s.Output.PSNR-s.Input.PSNR, s.WorstGain, s.WorstImage, s.Input.SSIM, s.Output.SSIM,
 			s.Output.SSIM-s.Input.SSIM, s.Input.GMSD, s.Output.GMSD, s.Input.HaarPSI, s.Output.HaarPSI, s.Seconds)
+	}
+	for _, s := range summaries {
+		if s.LQ != 0 {
+			fmt.Fprintf(w, "\nlq-consistency, %s: %.2f dB between the input and the output degraded again", s.Preset, s.LQ)
+		}
 	}
 }

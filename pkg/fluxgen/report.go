@@ -3,11 +3,8 @@ package fluxgen
 import (
 	"bytes"
 	_ "embed"
-	"encoding/base64"
 	"fmt"
 	"html/template"
-	"image"
-	"image/jpeg"
 	"maps"
 	"math"
 	"path/filepath"
@@ -165,26 +162,8 @@ func (s *Set) thumbnail(name, sum, caption string) (picture, error) {
 	if err != nil {
 		return picture{}, err
 	}
-	source, err := DataURL(m, thumbnail)
-	return picture{source, caption}, err
-}
-
-// DataURL is a picture as a JPEG inside a page, no side longer than most pixels.
-func DataURL(m *data.Image, most int) (template.URL, error) {
-	if f := float64(most) / float64(max(m.W, m.H)); f < 1 {
-		m = data.Resize(m, max(1, int(f*float64(m.W))), max(1, int(f*float64(m.H))), data.Area)
-	}
-	photo := data.NewPhoto("", m)
-	rgba := image.NewRGBA(image.Rect(0, 0, m.W, m.H))
-	for i := range m.W * m.H {
-		copy(rgba.Pix[4*i:4*i+3], photo.Pix[3*i:3*i+3])
-		rgba.Pix[4*i+3] = 255
-	}
-	var b bytes.Buffer
-	if err := jpeg.Encode(&b, rgba, &jpeg.Options{Quality: 90}); err != nil {
-		return "", err
-	}
-	return template.URL("data:image/jpeg;base64," + base64.StdEncoding.EncodeToString(b.Bytes())), nil
+	source, err := data.DataURL(m, thumbnail)
+	return picture{template.URL(source), caption}, err
 }
 
 type histogram struct {

@@ -6,8 +6,8 @@ Usage: python tools/golden/iqa.py OUT.json PHOTO...
 
 Every photograph is cut to its centre of at most SIDE pixels. The full-reference metrics compare it with degraded(), whole numbers that any language
 repeats exactly.
-NIQE is basicsr's. It and BRISQUE count pixels on either side of their surroundings' mean, which in flat parts is decided by the last bit of a sum:
-`spread` is the largest change of a score when every luma changes by one unit in its last place, or, for NIQE, when pyiqa computes it.
+NIQE is basicsr's. It and BRISQUE count pixels on either side of their surroundings' mean, which in flat parts is decided by the last bit of a sum. The
+references take flat parts as equal to their mean, as pkg/iqa does; published_* are the scores without that change, pyiqa_* pyiqa's.
 """
 
 import importlib
@@ -49,15 +49,26 @@ MEAN = torch.tensor(model["mean"], dtype=torch.float64)[None]
 COVARIANCE = torch.tensor(model["covariance"], dtype=torch.float64)[None]
 
 
+FLAT = [False]  # whether differences that rounding leaves count as none
+
+
+def settled(v):
+    return np.where(np.abs(v) < 1e-9, 0, v) if FLAT[0] else v
+
+
 class Evaluator(brisque.BRISQUE):
     """Some features are arrays of one number, which numpy 2 does not turn into floats."""
 
     def scale_features(self, features):
         return super().scale_features([np.asarray(f).item() for f in features])
 
+    def calculate_mscn_coefficients(self, *args, **kwargs):
+        return settled(super().calculate_mscn_coefficients(*args, **kwargs))
+
 
 SVM = Evaluator()
-rng = np.random.default_rng(1)
+features = niqe.compute_feature
+niqe.compute_feature = lambda block: features(settled(block))
 
 
 def centre(a):
@@ -97,16 +108,13 @@ def full(a, b):
 
 
 def blind(m):
-    """NIQE and BRISQUE, each with its spread."""
     luma = np.rint(16 + (m / 255.0) @ np.array([65.481, 128.553, 24.966]))
-
-    def both(nudge):
-        return {"niqe": niqe.niqe(nudge(luma), MEAN[0].numpy(), COVARIANCE[0].numpy(), WINDOW), "brisque": float(SVM.score(nudge(m / 255.0)))}
-
-    plain = both(lambda v: v)
-    nudged = [both(lambda v: v * (1 + rng.integers(-1, 2, v.shape) * 2.0 ** -52)) for _ in range(3)]
-    nudged.append(plain | {"niqe": niqe_arch.niqe(torch.from_numpy(luma)[None, None], MEAN, COVARIANCE).item()})
-    return plain | {"spread_" + k: max(abs(n[k] - v) for n in nudged) for k, v in plain.items()}
+    out = {"pyiqa_niqe": niqe_arch.niqe(torch.from_numpy(luma)[None, None], MEAN, COVARIANCE).item()}
+    for prefix, flat in (("published_", False), ("", True)):
+        FLAT[0] = flat
+        out[prefix + "niqe"] = niqe.niqe(luma, MEAN[0].numpy(), COVARIANCE[0].numpy(), WINDOW)
+        out[prefix + "brisque"] = float(SVM.score(m / 255.0))
+    return out
 
 
 def row(path):
