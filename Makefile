@@ -70,7 +70,7 @@ cuda-test: core cuda ## the op suite on a CUDA card, or on the software device i
 cuda-counters: ## what the software device counts on representative shapes, as issued / necessary, held against bars
 	@$(MAKE) cuda-test CUDA_TEST="-v -run TestCounters ./bindings/optest"
 
-ptxas: ## registers, spills, shared memory, occupancy of every kernel on six architectures against cuda/ptxas.golden (PTXAS_FLAGS=--update writes it)
+ptxas: ## registers, spills, shared memory, occupancy of every kernel on six architectures (PTXAS_FLAGS=--update writes cuda/ptxas.golden to compare with)
 	@python3 tools/cuda_ptxas.py --home "$$(sh tools/cuda_toolchain.sh)" $(PTXAS_FLAGS)
 
 clean: ## remove build outputs (not data, not runs)
