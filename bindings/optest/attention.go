@@ -138,6 +138,7 @@ func attentionCases() []Case {
 		{B: 1, Lq: 113, Lk: 203, H: 1, D: 8}, {B: 1, Lq: 33, Lk: 37, H: 1, D: 64}, {B: 1, Lq: 3, Lk: 131, H: 1, D: 128}, {B: 1, Lq: 3, Lk: 9, H: 1, D: 512},
 		{B: 2, Lq: 5, Lk: 131, H: 8, D: 8}, {B: 2, Lq: 49, Lk: 19, H: 2, D: 24, joint: true}, {B: 1, Lq: 65, Lk: 67, H: 1, D: 64}, {B: 1, Lq: 65, Lk: 35, H: 1, D: 128},
 		{B: 1, Lq: 0, Lk: 5, H: 1, D: 8},
+		{B: 1, Lq: 7, Lk: 301, H: 1, D: 40}, {B: 1, Lq: 250, Lk: 33, H: 1, D: 8}, // several blocks of keys, several groups of queries, of every kind of product
 	}
 	var cases []Case
 	for _, s := range shapes {

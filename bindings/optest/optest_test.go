@@ -37,16 +37,25 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	status := 0
-	for _, tier := range tiers[:slices.Index(tiers, best)+1] {
-		fmt.Printf("tier %s\n", tier)
-		child := exec.Command(os.Args[0], os.Args[1:]...)
-		if tier != best { // formulas against formulas: no kernel in it
-			child.Args = append(child.Args, "-test.skip=^TestGradient$")
-		}
-		child.Env = append(os.Environ(), "FLUXIR_ISA="+tier)
+	run := func(tier, bf16 string, flags ...string) {
+		fmt.Println("tier", tier, bf16)
+		child := exec.Command(os.Args[0], append(os.Args[1:], flags...)...)
+		child.Env = append(os.Environ(), "FLUXIR_ISA="+tier, "FLUXIR_BF16="+bf16)
 		child.Stdout, child.Stderr = os.Stdout, os.Stderr
 		if err := child.Run(); err != nil {
 			status = 1
+		}
+	}
+	for _, tier := range tiers[:slices.Index(tiers, best)+1] {
+		if tier != best { // formulas against formulas: no kernel in it
+			run(tier, "", "-test.skip=^TestGradient$")
+			continue
+		}
+		run(tier, "")
+	}
+	if best == "avx512" { // the ways to multiply bf16, whichever is this processor's own
+		for _, bf16 := range []string{"widen", "dot", "stand-in"} {
+			run(best, bf16, "-test.run=^TestConformance$/^attention", "-test.bench=^$")
 		}
 	}
 	os.Exit(status)

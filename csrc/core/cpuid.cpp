@@ -1,8 +1,13 @@
 // cpuid.cpp: chooses the CPU tier. Compiled without ISA flags, so that the choice itself cannot hit an illegal instruction.
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
 
+#include "bf16.h"
 #include "cpu.h"
 
 namespace fx {
@@ -28,6 +33,37 @@ Tier detect_tier() {
   for (Tier tier : {Tier::generic, Tier::avx2})
     if (strcmp(cap, tier_name(tier)) == 0 && tier < best) return tier;
   return best;
+}
+
+bool tiles_allowed() {
+  static const bool allowed = [] {
+    constexpr unsigned kTile = 1u << 24, kBf16 = 1u << 22;       // amx_tile, amx_bf16: EDX of leaf 7
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTile) == 0 || (d & kBf16) == 0) return false;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  }();
+  return allowed;
+}
+
+namespace {
+
+Bf16 choose_bf16() {
+  if (detect_tier() != Tier::avx512) return Bf16::widen;
+  const char* wish = getenv("FLUXIR_BF16");
+  auto wants = [&](const char* name) { return wish && strcmp(wish, name) == 0; };
+  if (wants("widen")) return Bf16::widen;
+  if (wants("dot")) return Bf16::dot;
+  if (wants("stand-in")) return Bf16::stand_in;
+  if (tiles_allowed()) return Bf16::tiles;
+  return __builtin_cpu_is("amd") ? Bf16::dot : Bf16::widen;
+}
+
+}  // namespace
+
+Bf16 detect_bf16() {
+  static const Bf16 choice = choose_bf16();
+  return choice;
 }
 
 }  // namespace fx

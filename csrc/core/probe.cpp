@@ -4,14 +4,14 @@
 
 #include <immintrin.h>
 #include <omp.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <memory>
 #include <new>
+
+#include "bf16.h"
 
 namespace fx {
 namespace {
@@ -85,17 +85,6 @@ __attribute__((target("amx-tile,amx-bf16"))) double bf16_tiles() {
   return double(rounds) * 4 * 16 * 16 * 32 * 2;
 }
 
-// Linux hands the tiles' state out on request, once per process.
-bool have_tiles() {
-  static const bool have = [] {
-    unsigned a = 7, b = 0, c = 0, d = 0;
-    __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-    const bool cpu = (d >> 24 & 1) && (d >> 22 & 1);         // amx_tile, amx_bf16
-    return cpu && syscall(SYS_arch_prctl, 0x1023, 18) == 0;  // ARCH_REQ_XCOMP_PERM, XTILEDATA
-  }();
-  return have;
-}
-
 // Operations per nanosecond of f on all threads: each repeats it for the given seconds and counts.
 double rate_of(int threads, double seconds, double (*f)()) {
   double total = 0;
@@ -160,7 +149,7 @@ fx_status cpu_probe(fx_ctx* ctx, Tier tier, fx_probe_kind kind, double seconds, 
   switch (kind) {
     case FX_PROBE_F32: loop = tier == Tier::generic ? f32_generic : tier == Tier::avx2 ? f32_avx2 : f32_avx512; break;
     case FX_PROBE_BF16: loop = tier >= Tier::avx512 ? bf16_dot : nullptr; break;
-    case FX_PROBE_MATRIX: loop = tier >= Tier::avx512 && have_tiles() ? bf16_tiles : nullptr; break;
+    case FX_PROBE_MATRIX: loop = tier >= Tier::avx512 && tiles_allowed() ? bf16_tiles : nullptr; break;
     case FX_PROBE_TRIAD: *rate = triad(ctx->threads, seconds); return FX_STATUS_OK;
   }
   if (!loop) return fail(ctx, FX_STATUS_UNSUPPORTED, "probe: tier %s of this processor has no such unit", tier_name(tier));

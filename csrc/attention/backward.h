@@ -1,0 +1,216 @@
+// backward.h: dq, dk, dv of one head. A block of keys meets all queries; the probabilities are made again from lse.
+#pragma once
+#include "softmax.h"
+
+namespace fx::FX_TIER {
+
+// One thread's scratch: all queries of a head, one block of keys, and the probabilities of that block and one group of blocks of queries.
+// The forms across are laid out block by block, a block that begins at query i at offset i·D/G.
+template <class P>
+struct Backward {
+  typedef typename P::E E;
+  static constexpr int64_t kKeys = 128;                         // keys of a block
+  static constexpr int64_t kGroup = 192, kRow = kGroup / P::G;  // queries of a group
+  static constexpr int64_t w_max = P::kUnit * P::kUnits;
+  E *q, *q_t, *g, *g_t;                // pairs, and across; g: gradient of o
+  float *dq_t, *lse2, *delta;          // delta: rowsum(g · o)
+  E *k_columns, *k_panels, *v_panels;  // of the block of keys
+  float *dk, *dv;                      // [keys][Dp]
+  E *p, *ds, *ds_pairs;                // [keys][kRow]; [keys/G][kGroup]
+  float* tile;                         // [R][w]
+  E *rows, *pairs;
+  float* out;
+  static int64_t floats(const Dims& d) { return Backward().place(nullptr, d); }
+  static int64_t padded_queries(const Dims& d) { return round_up(d.Lq, P::kUnit); }
+  int64_t place(float* base, const Dims& d) {
+    Scratch scratch(base);
+    int64_t L = padded_queries(d), keys = d.keys, most = w_max > keys ? w_max : keys;
+    scratch.take(q, L * d.Dp / P::G);
+    scratch.take(q_t, L * d.D / P::G);
+    scratch.take(g, L * d.Dp / P::G);
+    scratch.take(g_t, L * d.D / P::G);
+    scratch.take(dq_t, L * d.D);
+    scratch.take(lse2, L);
+    scratch.take(delta, L);
+    scratch.take(k_columns, keys * d.D / P::G);
+    scratch.take(k_panels, keys * d.D / P::G);
+    scratch.take(v_panels, keys * d.D / P::G);
+    scratch.take(dk, keys * d.Dp);
+    scratch.take(dv, keys * d.Dp);
+    scratch.take(p, keys * kRow);
+    scratch.take(ds, keys * kRow);
+    scratch.take(ds_pairs, P::G > 1 ? keys / P::G * kGroup : 0);
+    scratch.take(tile, P::R * w_max);
+    scratch.take(rows, most * d.Dp / P::G);
+    scratch.take(pairs, most * d.Dp / P::G);
+    scratch.take(out, w_max * d.Dp);
+    return scratch.used();
+  }
+};
+
+// Probabilities p and gradients ds of the scores of a panel of keys and the block of queries at `first`: p = 2^(s - lse2),
+// ds = p · (v g^T - delta).
+template <class P, int N>
+FX_INLINE void gradients(const Backward<P>& f, typename P::E* p, typename P::E* ds, int64_t key, int64_t first, const Dims& d, float c) {
+  constexpr int w = N * W;
+  constexpr int64_t row = Backward<P>::kRow;
+  int64_t n = d.D / P::G;
+  float* tile = f.tile;
+  const float *lse2 = f.lse2 + first, *delta = f.delta + first;
+  P::template product<N>(n, f.k_panels + key * n, f.q_t + first * n, w, [&](int i, int j, vf s) FX_LAMBDA {
+    if constexpr (P::G > 1) s *= c;
+    vf x = exp2(s - load(lse2 + j * W));
+    if constexpr (P::G > 1) store(tile + i * w + j * W, x);
+    store_numbers(p + i * row, j, x);
+  });
+  P::template product<N>(n, f.v_panels + key * n, f.g_t + first * n, w, [&](int i, int j, vf dp) FX_LAMBDA {
+    vf x;
+    if constexpr (P::G > 1) x = load(tile + i * w + j * W);
+    else x = load(p + i * row + j * W);
+    store_numbers(ds + i * row, j, x * (dp - load(delta + j * W)));
+  });
+}
+
+// out [keys][Dp] += x rows: x [keys][kRow] of a group of n queries, rows their pairs.
+template <class P>
+void gather(float* out, const typename P::E* x, const typename P::E* rows, const Dims& d, int64_t keys, int64_t n) {
+  constexpr int64_t row = Backward<P>::kRow;
+  for (int64_t c = 0; c < d.Dp; c += P::kColumns)
+    for (int64_t k = 0; k < keys; k += P::R) P::template add_rows<row>(out + k * d.Dp + c, d.Dp, n / P::G, x + k * row, rows + c, d.Dp);
+}
+
+// The block of keys (padded of them) and the blocks [from, to) of queries: adds to dk, dv and dq_t.
+template <class P>
+void backward_group(const Backward<P>& f, const Dims& d, const Blocks<P>& blocks, int64_t from, int64_t to, int64_t padded, float c) {
+  constexpr int64_t row = Backward<P>::kRow, group = Backward<P>::kGroup;
+  int64_t begin = blocks.first(from), n = blocks.first(to) - begin;
+  for (int64_t i = from; i < to; i++) {
+    int64_t first = blocks.first(i), at = (first - begin) / P::G;
+    with_count<P>(blocks.size(i), [&](auto count) {
+      for (int64_t k = 0; k < padded; k += P::R)
+        gradients<P, decltype(count)::value>(f, f.p + k * row + at, f.ds + k * row + at, k, first, d, c);
+    });
+  }
+  gather<P>(f.dv, f.p, f.g + begin / P::G * d.Dp, d, padded, n);
+  gather<P>(f.dk, f.ds, f.q + begin / P::G * d.Dp, d, padded, n);
+  const typename P::E* ds = f.ds;
+  if constexpr (P::G > 1) {
+    interleave(f.ds_pairs, group, f.ds, row, padded, n);
+    ds = f.ds_pairs;
+  }
+  for (int64_t i = from; i < to; i++) {
+    int64_t first = blocks.first(i);
+    with_count<P>(blocks.size(i), [&](auto count) {
+      constexpr int N = decltype(count)::value;
+      vf one[N];
+      for (int j = 0; j < N; j++) one[j] = vf{} + 1.0f;
+      for (int64_t r = 0; r < d.D; r += P::R)
+        P::template add_panel<N>(f.dq_t + first * d.D + r * N * W, N * W, one, padded / P::G, f.k_columns + r * (padded / P::G),
+                                 ds + first - begin, group);
+    });
+  }
+}
+
+// The tensors of one call.
+struct BackwardArgs {
+  const fx_tensor *dq, *dk, *dv, *d_o, *q, *k, *v, *o, *lse;
+  float scale;
+};
+
+// The queries' side of head (b, h): q and g in both forms, lse2, delta, dq_t zero. Queries beyond Lq are zeros and add nothing.
+template <class P, class T>
+void backward_queries(const Backward<P>& f, const Dims& d, const Blocks<P>& blocks, int64_t b, int64_t h, const BackwardArgs& a) {
+  int64_t L = Backward<P>::padded_queries(d);
+  for (int64_t i = 0; i < blocks.count; i++) {
+    int64_t first = blocks.first(i), w = blocks.lanes(i), n = d.Lq - first < w ? d.Lq - first : w;
+    auto pack = [&](typename P::E* pairs, typename P::E* across, const fx_tensor* t, float factor) {
+      typename P::E* rows = P::G > 1 ? f.rows : pairs + first * d.Dp;
+      read_rows<T>(rows, d, t, b, h, first, n, w, factor);
+      make_pairs(pairs + first / P::G * d.Dp, d, rows, w);
+      transpose(across + first * (d.D / P::G), w, rows, d.Dp / P::G, w, d.D / P::G);
+    };
+    pack(f.q, f.q_t, a.q, a.scale * kLog2E);
+    pack(f.g, f.g_t, a.d_o, 1);
+  }
+  const float* statistics = data<float>(a.lse) + (b * d.H + h) * d.Lq;
+  for (int64_t l = 0; l < L; l++) {
+    vf dot{};
+    if (l < d.Lq) {
+      const T *o = head_row<T>(a.o, b, h, l), *g = head_row<T>(a.d_o, b, h, l);
+      for_lanes(d.width, [&](int64_t i, int64_t lanes) { dot += load_some(g + i, lanes) * load_some(o + i, lanes); });
+    }
+    f.delta[l] = sum(dot);
+    f.lse2[l] = l < d.Lq ? statistics[l] * kLog2E : 0;
+  }
+  memset(f.dq_t, 0, size_t(L * d.D) * 4);
+}
+
+// All queries against the keys [from, to) of head (b, h): writes their dk and dv, adds to f.dq_t.
+template <class P, class T>
+void backward_keys(const Backward<P>& f, const Dims& d, const Blocks<P>& blocks, int64_t from, int64_t to, int64_t b, int64_t h,
+                   const BackwardArgs& a) {
+  for (int64_t first = from; first < to; first += d.keys) {
+    int64_t keys = to - first < d.keys ? to - first : d.keys, padded = round_up(keys, P::R);
+    read_rows<T>(f.rows, d, a.v, b, h, first, keys, padded, 1);
+    row_panels<P>(f.v_panels, d, f.rows, padded);
+    read_rows<T>(f.rows, d, a.k, b, h, first, keys, padded, 1);
+    row_panels<P>(f.k_panels, d, f.rows, padded);
+    column_panels<P>(f.k_columns, d, make_pairs(f.pairs, d, f.rows, padded), padded);
+    memset(f.dk, 0, size_t(padded * d.Dp) * 4);
+    memset(f.dv, 0, size_t(padded * d.Dp) * 4);
+    constexpr int64_t most = Backward<P>::kGroup / Backward<P>::w_max;
+    for (int64_t i = 0; i < blocks.count; i += most)
+      backward_group<P>(f, d, blocks, i, i + most < blocks.count ? i + most : blocks.count, padded, a.scale * kLog2E);
+    write_rows<T>(a.dk, d, f.dk, b, h, first, keys, P::G > 1 ? a.scale : kLn2);  // f32 queries carry scale / ln 2
+    write_rows<T>(a.dv, d, f.dv, b, h, first, keys, 1);
+  }
+}
+
+// dq of one block of queries from the sums of `parts` jobs, each at dq_t + part·stride. The first is overwritten by the total.
+template <class P, class T>
+void write_dq(const Dims& d, const Blocks<P>& blocks, int64_t i, int64_t b, int64_t h, float* dq_t, int64_t parts, int64_t stride,
+              float* rows, const BackwardArgs& a) {
+  int64_t first = blocks.first(i), w = blocks.lanes(i), n = d.Lq - first < w ? d.Lq - first : w;
+  float* total = dq_t + first * d.D;
+  for (int64_t part = 1; part < parts; part++)
+    for (int64_t c = 0; c < w * d.D; c += kLanes) store(total + c, load(total + c) + load(total + part * stride + c));
+  transpose(rows, d.Dp, total, w, d.D, w);
+  write_rows<T>(a.dq, d, rows, b, h, first, n, a.scale);
+}
+
+constexpr int64_t kJobs = 16;  // the keys of few heads are split so that there are about this many jobs
+
+template <class P, class T>
+fx_status backward(fx_ctx* ctx, const BackwardArgs& a) {
+  Dims d = dims<P>(a.q, a.k, Backward<P>::kKeys);
+  Blocks<P> blocks(d.Lq);
+  int64_t heads = d.B * d.H, parts = (kJobs + heads - 1) / heads;
+  if (parts > d.key_blocks) parts = d.key_blocks;
+  int64_t floats = Backward<P>::floats(d), size = Backward<P>::padded_queries(d) * d.D;
+  // With several parts a head their dq_t live beside the scratch, one a job, and are added in a fixed order.
+  float* scratch = static_cast<float*>(workspace(ctx, (ctx->threads * floats + (parts > 1 ? heads * parts * size : 0)) * 4));
+  float* partial = scratch + ctx->threads * floats;
+  parallel_for_dynamic(ctx, heads * parts, [&](int64_t job) {
+    FlushDenormals flush;
+    [[maybe_unused]] typename P::Scope scope;
+    int64_t head = job / parts, part = job % parts, b = head / d.H, h = head % d.H;
+    Backward<P> f;
+    f.place(scratch + thread_index() * floats, d);
+    if (parts > 1) f.dq_t = partial + job * size;
+    backward_queries<P, T>(f, d, blocks, b, h, a);
+    int64_t from = part * d.key_blocks / parts * d.keys, to = (part + 1) * d.key_blocks / parts * d.keys;
+    backward_keys<P, T>(f, d, blocks, from, to < d.Lk ? to : d.Lk, b, h, a);
+    if (parts > 1) return;
+    for (int64_t i = 0; i < blocks.count; i++) write_dq<P, T>(d, blocks, i, b, h, f.dq_t, 1, 0, f.out, a);
+  });
+  if (parts == 1) return FX_STATUS_OK;
+  parallel_for(ctx, heads * blocks.count, [&](int64_t job) {
+    int64_t head = job / blocks.count;
+    Backward<P> f;
+    f.place(scratch + thread_index() * floats, d);
+    write_dq<P, T>(d, blocks, job % blocks.count, head / d.H, head % d.H, partial + head * parts * size, parts, size, f.out, a);
+  });
+  return FX_STATUS_OK;
+}
+
+}  // namespace fx::FX_TIER

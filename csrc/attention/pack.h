@@ -1,0 +1,132 @@
+// pack.h: tensors of attention to the forms that the products read, and back. P is the kind of product (products.h, tiles.h), D the head
+// dimension that it works with, Dp the same padded with zeros to a multiple of kPad.
+//   rows     [n][Dp] numbers of P::E: f32, or bf16 as in the tensor
+//   pairs    [n/G][Dp] elements: neighbouring rows side by side; with f32, the rows themselves
+//   a panel  [n/R][D/G][R] of rows, [D/R][n/G][R] of columns; tiles have [n][D/G] and [D][n/G]
+//   across   [D/G][w] elements: rows transposed, in the lanes of vectors
+#pragma once
+#include "products.h"
+
+namespace fx::FX_TIER {
+
+constexpr int64_t kPad = 2 * W > 32 ? 2 * W : 32;
+constexpr int64_t kAhead = 8;  // rows to prefetch while packing
+
+typedef uint32_t u4 __attribute__((vector_size(16)));
+typedef int32_t i4 __attribute__((vector_size(16)));
+
+struct Dims {
+  int64_t B, H, Lq, Lk, D, width, Dp;  // width: D of the tensors
+  int64_t key_blocks, keys;            // keys a block, the last may have fewer
+};
+
+template <class P>
+Dims dims(const fx_tensor* q, const fx_tensor* k, int64_t most_keys) {
+  int64_t width = q->shape[3], Dp = round_up(width, kPad);
+  Dims d = {q->shape[0], q->shape[2], q->shape[1], k->shape[1], P::kPadded ? Dp : width, width, Dp, 0, 0};
+  int64_t blocks = (d.Lk + most_keys - 1) / most_keys;
+  d.keys = round_up((d.Lk + blocks - 1) / blocks, P::R);
+  d.key_blocks = (d.Lk + d.keys - 1) / d.keys;
+  return d;
+}
+
+template <class V>
+FX_INLINE V get(const void* p) {
+  V v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// dst[i][j] = src[j][i], 4 x 4 elements of 4 bytes.
+template <class E>
+FX_INLINE void transpose4(E* dst, int64_t dst_step, const E* src, int64_t src_step) {
+  u4 r0 = get<u4>(src), r1 = get<u4>(src + src_step), r2 = get<u4>(src + 2 * src_step), r3 = get<u4>(src + 3 * src_step);
+  u4 t0 = __builtin_shuffle(r0, r1, i4{0, 4, 1, 5}), t1 = __builtin_shuffle(r0, r1, i4{2, 6, 3, 7});
+  u4 t2 = __builtin_shuffle(r2, r3, i4{0, 4, 1, 5}), t3 = __builtin_shuffle(r2, r3, i4{2, 6, 3, 7});
+  u4 c[] = {__builtin_shuffle(t0, t2, i4{0, 1, 4, 5}), __builtin_shuffle(t0, t2, i4{2, 3, 6, 7}), __builtin_shuffle(t1, t3, i4{0, 1, 4, 5}),
+            __builtin_shuffle(t1, t3, i4{2, 3, 6, 7})};
+  for (int i = 0; i < 4; i++) memcpy(dst + i * dst_step, &c[i], sizeof(u4));
+}
+
+// dst[c][r] = src[r][c] for r < rows, c < cols, both multiples of 4.
+template <class E>
+void transpose(E* dst, int64_t dst_step, const E* src, int64_t src_step, int64_t rows, int64_t cols) {
+  for (int64_t c = 0; c < cols; c += 4)
+    for (int64_t r = 0; r < rows; r += 4) transpose4(dst + c * dst_step + r, dst_step, src + r * src_step + c, src_step);
+}
+
+template <class T>
+T* head_row(const fx_tensor* t, int64_t b, int64_t h, int64_t row) {
+  return data<T>(t) + b * t->strides[0] + row * t->strides[1] + h * t->strides[2];
+}
+
+// Rows of one head; rows up to `padded` and columns up to Dp are zeros. f32 rows are multiplied by factor; bf16 for pairs only moves.
+template <class T>
+void read_rows(float* dst, const Dims& d, const fx_tensor* src, int64_t b, int64_t h, int64_t first, int64_t rows, int64_t padded,
+               float factor) {
+  const T* p = head_row<T>(src, b, h, first);
+  for (int64_t r = 0; r < rows; r++, p += src->strides[1], dst += d.Dp) {
+    if (d.width < d.Dp) memset(dst, 0, size_t(d.Dp) * 4);
+    // The next head's row is the next in memory but the next of this head is not: the processor does not foresee it.
+    for (int64_t i = 0; i < d.width; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(p + kAhead * src->strides[1] + i);
+    for_lanes(d.width, [&](int64_t i, int64_t lanes) { store(dst + i, load_some(p + i, lanes) * factor); });
+  }
+  memset(dst, 0, size_t((padded - rows) * d.Dp) * 4);
+}
+template <class T>
+void read_rows(pair* dst, const Dims& d, const fx_tensor* src, int64_t b, int64_t h, int64_t first, int64_t rows, int64_t padded, float) {
+  const T* p = head_row<T>(src, b, h, first);
+  char* to = reinterpret_cast<char*>(dst);
+  for (int64_t r = 0; r < rows; r++, p += src->strides[1], to += d.Dp * 2) {
+    for (int64_t i = 0; i < d.width; i += 32) __builtin_prefetch(p + kAhead * src->strides[1] + i);
+    memcpy(to, p, size_t(d.width) * 2);
+    memset(to + d.width * 2, 0, size_t(d.Dp - d.width) * 2);
+  }
+  memset(to, 0, size_t((padded - rows) * d.Dp) * 2);
+}
+
+template <class T>
+void write_rows(const fx_tensor* dst, const Dims& d, const float* src, int64_t b, int64_t h, int64_t first, int64_t rows, float factor) {
+  T* p = head_row<T>(dst, b, h, first);
+  for (int64_t r = 0; r < rows; r++, p += dst->strides[1], src += d.Dp)
+    for_lanes(d.width, [&](int64_t i, int64_t lanes) { store_some(p + i, load(src + i) * factor, lanes); });
+}
+
+// Rows of bf16, each `row` elements long, to pairs of rows [n/2][columns]; columns a multiple of W.
+FX_INLINE void interleave(pair* dst, int64_t dst_step, const pair* rows, int64_t row, int64_t n, int64_t columns) {
+  for (int64_t r = 0; r < n; r += 2, dst += dst_step, rows += 2 * row)
+    for (int64_t c = 0; c < columns; c += W) {
+      vu low = __builtin_convertvector(get<vh>(rows + c / 2), vu), high = __builtin_convertvector(get<vh>(rows + row + c / 2), vu);
+      vu both = low | high << 16;
+      memcpy(dst + c, &both, sizeof both);
+    }
+}
+
+// The pairs of n rows (a multiple of 2): made in `space`, or the rows themselves.
+inline const float* make_pairs(float*, const Dims&, const float* rows, int64_t) { return rows; }
+inline const pair* make_pairs(pair* space, const Dims& d, const pair* rows, int64_t n) {
+  interleave(space, d.Dp, rows, d.Dp / 2, n, d.Dp);
+  return space;
+}
+
+// Rows (n a multiple of R) to panels; pairs to panels of columns.
+template <class P>
+void row_panels(typename P::E* panels, const Dims& d, const typename P::E* rows, int64_t n) {
+  int64_t size = d.D / P::G, row = d.Dp / P::G;
+  for (int64_t k = 0; k < n; k += P::R) {
+    if constexpr (P::kPadded) memcpy(panels + k * size, rows + k * row, size_t(P::R * size) * 4);
+    else transpose(panels + k * size, P::R, rows + k * row, row, P::R, size);
+  }
+}
+template <class P>
+void column_panels(typename P::E* panels, const Dims& d, const typename P::E* pairs, int64_t n) {
+  int64_t size = n / P::G;
+  if constexpr (P::kPadded) {
+    transpose(panels, size, pairs, d.Dp, size, d.D);
+  } else {
+    for (int64_t c = 0; c < d.D; c += P::R)
+      for (int64_t k = 0; k < size; k++) memcpy(panels + c * size + k * P::R, pairs + k * d.Dp + c, P::R * 4);
+  }
+}
+
+}  // namespace fx::FX_TIER
