@@ -16,7 +16,7 @@ import (
 
 const side, border = 384, 4 // of tools/golden/iqa.py
 
-// reference is a row of testdata/*.json, which tools/golden/iqa.py writes.
+// reference is a row of testdata/*.json, which tools/golden/iqa.py writes. Those of photos.json have NIQE and BRISQUE as published only.
 type reference struct {
 	File            string
 	Plain, Border   map[string]float64
