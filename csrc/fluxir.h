@@ -68,8 +68,9 @@ typedef struct fx_tensor {
 
 /* ---- context ---------------------------------------------------------------------------------------------------------------- */
 
-/* Opens `device` ("cpu", "cuda", "cuda:1"). threads: CPU threads per op, 0 = all cores the process may use. On failure *ctx is NULL
- * and the reason is in message. The environment variable FLUXIR_ISA = generic | avx2 | avx512 caps the CPU tier;
+/* Opens `device` ("cpu", "cuda", "cuda:1", or "dry": buffers are address space only, ops do nothing, copies to the host leave it as it is,
+ * and info counts the memory that the same calls take on the CPU). threads: CPU threads per op, 0 = all cores the process may use. On
+ * failure *ctx is NULL and the reason is in message. The environment variable FLUXIR_ISA = generic | avx2 | avx512 caps the CPU tier;
  * FLUXIR_POISON, if set, fills the CPU workspace with NaN before each op (tests). */
 fx_status fx_ctx_create(fx_ctx** ctx, const char* device, int32_t threads, char* message, size_t capacity);
 /* Frees ctx and its workspace. Buffers must have been freed before. NULL is allowed. */

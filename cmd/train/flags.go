@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -11,6 +12,7 @@ import (
 type options struct {
 	config, reference string
 	set               []string
+	plan              bool
 }
 
 func newFlags() (*pflag.FlagSet, *options) {
@@ -18,6 +20,7 @@ func newFlags() (*pflag.FlagSet, *options) {
 	f.SortFlags = false
 	o := &options{}
 	f.StringVar(&o.config, "config", "", "TOML file of the configuration (examples: configs/)")
+	f.BoolVar(&o.plan, "plan", false, "print the memory that the stage takes, and train nothing")
 	f.StringVar(&o.reference, "reference", "", "of ledger: TOML file of a stated cost to compare with")
 	f.StringArrayVar(&o.set, "set", nil, "KEY=VALUE: any key of the configuration, as in the file (time.kind='\"uniform\"'); repeatable")
 	f.String("run", "runs/nano", "folder of the run: configuration, states, metrics, samples, exported model")
@@ -28,6 +31,7 @@ func newFlags() (*pflag.FlagSet, *options) {
 	f.Int("threads", 0, "CPU threads, 0 = all cores")
 	f.Int("workers", 1, "goroutines that make training pairs")
 	f.Float64("watts", 0, "power of the machine where it cannot be read, for the ledger")
+	f.Float64("memory", 0, "MB of the device that the run may take, 0 = what is free")
 	f.Int64("steps", 0, "optimizer steps of the stage")
 	f.Int("batch", 0, "pairs in the memory at once")
 	f.Int("accumulate", 0, "batches whose gradients a step averages")
@@ -50,7 +54,7 @@ func newFlags() (*pflag.FlagSet, *options) {
 func (o *options) overrides(flags *pflag.FlagSet) []string {
 	var lines []string
 	flags.Visit(func(f *pflag.Flag) {
-		if f.Name == "config" || f.Name == "set" || f.Name == "reference" {
+		if slices.Contains([]string{"config", "set", "reference", "plan"}, f.Name) {
 			return
 		}
 		value := f.Value.String()

@@ -71,6 +71,11 @@ func run(command []string, text io.Writer) error {
 	if stage == "curves" {
 		return curves(settings.Run)
 	}
+	if options.plan {
+		plan, err := train.CheckMemory(settings)
+		plan.Print(os.Stdout)
+		return err
+	}
 	stages := settings.Stages()
 	if stage == "vae" {
 		stages = nil

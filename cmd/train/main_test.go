@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -229,6 +231,54 @@ func TestBadInput(t *testing.T) {
 		err := run(append([]string{"train"}, args...), &text)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%v: %v; want %q", args, err, want)
+		}
+	}
+}
+
+// The plan is within a tenth of the true peak, for frozen and trained bases, both precisions, with and without recomputation, both families.
+func TestPlanAgainstPeak(t *testing.T) {
+	line := regexp.MustCompile(`memory: peak ([0-9.]+) MB, planned ([0-9.]+) MB`)
+	for _, c := range []struct {
+		name  string
+		write func(string) error
+		args  []string
+	}{
+		{"adapter", nano, []string{"adapter", "--batch", "8"}},
+		{"tune", nano, []string{"tune", "--batch", "4", "--dtype", "bf16"}},
+		{"recompute", flux, []string{"adapter", "--batch", "4", "--recompute"}},
+	} {
+		dir, args := prepare(t, c.write)
+		args = append(append(args, "--run", filepath.Join(dir, "run"), "--steps", "2", "--size", "128", "--accumulate", "1"), c.args[1:]...)
+		args[0] = c.args[0]
+		var text bytes.Buffer
+		if err := run(append([]string{"train"}, args...), &text); err != nil {
+			t.Fatal(err)
+		}
+		m := line.FindStringSubmatch(text.String())
+		if m == nil {
+			t.Fatalf("%s: no comparison in %s", c.name, &text)
+		}
+		peak, _ := strconv.ParseFloat(m[1], 64)
+		planned, _ := strconv.ParseFloat(m[2], 64)
+		t.Logf("%s: %s", c.name, m[0])
+		if math.Abs(planned/peak-1) > 0.1 {
+			t.Errorf("%s: %s: off by more than a tenth", c.name, m[0])
+		}
+	}
+}
+
+// A run that cannot fit is refused before anything is loaded, and the option that helps is named.
+func TestPlanRefuses(t *testing.T) {
+	dir, args := prepare(t, nano)
+	for hint, more := range map[string][]string{
+		"it would with --recompute: ":   {"--batch", "8", "--size", "128", "--memory", "150"},
+		"--batch 1 --accumulate 8192: ": {"--batch", "4096", "--size", "128", "--memory", "150"},
+		"no option makes it fit":        {"--batch", "4096", "--size", "4096", "--memory", "10"},
+	} {
+		var text bytes.Buffer
+		err := run(append([]string{"train"}, append(append(slices.Clone(args), "--plan", "--run", filepath.Join(dir, "run")), more...)...), &text)
+		if !errors.Is(err, train.ErrMemory) || !strings.Contains(err.Error(), hint) {
+			t.Errorf("%v: %v; want %q", more, err, hint)
 		}
 	}
 }

@@ -28,6 +28,7 @@ fx_status fx_ctx_create(fx_ctx** ctx, const char* device, int32_t threads, char*
   const fx_backend* backend = nullptr;
   const char* reason = "no such device: want cpu, cuda or cuda:N";
   if (strcmp(device, "cpu") == 0) backend = fx::cpu_backend();
+  else if (strcmp(device, "dry") == 0) backend = fx::dry_backend();
   else if (strncmp(device, "cuda", 4) == 0 && (device[4] == 0 || device[4] == ':')) backend = fx::cuda_backend(&reason);
   if (!backend) return say(message, capacity, FX_STATUS_UNAVAILABLE, reason, device);
   fx_ctx* c = new (std::nothrow) fx_ctx{backend, nullptr, threads, 0, 0, {}};

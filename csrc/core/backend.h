@@ -64,6 +64,7 @@ __attribute__((format(printf, 3, 4))) inline fx_status fail(fx_ctx* ctx, fx_stat
 }
 
 const fx_backend* cpu_backend();
+const fx_backend* dry_backend();
 // The table of libfluxir_cuda.so, which exports it as `const fx_backend* fx_backend_table()`; NULL with the reason where it does not load.
 const fx_backend* cuda_backend(const char** reason);
 

@@ -16,17 +16,12 @@ struct CpuState {
   Tier tier;
   void* scratch;
   int64_t scratch_bytes;
-  bool poison;
+  bool poison, dry;
   OnednnCache* onednn;
   char processor[96];
 };
 
 CpuState* state(fx_ctx* ctx) { return static_cast<CpuState*>(ctx->state); }
-
-void count(fx_ctx* ctx, int64_t bytes) {
-  ctx->allocated += bytes;
-  if (ctx->allocated > ctx->peak) ctx->peak = ctx->allocated;
-}
 
 // Not rounded up, so that the address sanitizer sees the last byte.
 void* aligned(int64_t bytes) {
@@ -58,7 +53,7 @@ int available_cores() {
 }
 
 fx_status create(fx_ctx* ctx, const char*) {
-  CpuState* s = new CpuState{detect_tier(), nullptr, 0, getenv("FLUXIR_POISON") != nullptr, nullptr, {}};
+  CpuState* s = new CpuState{detect_tier(), nullptr, 0, getenv("FLUXIR_POISON") != nullptr, false, nullptr, {}};
   read_processor(s->processor, sizeof s->processor);
   ctx->state = s;
   if (ctx->threads == 0) ctx->threads = available_cores();
@@ -124,10 +119,32 @@ void grow(fx_ctx* ctx, CpuState* s, int64_t bytes) {
   count(ctx, bytes);
 }
 
+// Counts what grow would take.
+void grow_dry(fx_ctx* ctx, CpuState* s, int64_t bytes) {
+  count(ctx, -s->scratch_bytes);
+  count(ctx, bytes);
+  s->scratch_bytes = bytes;
+}
+
 }  // namespace
+
+void count(fx_ctx* ctx, int64_t bytes) {
+  ctx->allocated += bytes;
+  if (ctx->allocated > ctx->peak) ctx->peak = ctx->allocated;
+}
+
+fx_status dry_create(fx_ctx* ctx, const char* device) {
+  fx_status status = create(ctx, device);
+  state(ctx)->dry = true;
+  return status;
+}
 
 void* workspace(fx_ctx* ctx, int64_t bytes) {
   CpuState* s = state(ctx);
+  if (s->dry) {
+    if (bytes > s->scratch_bytes) grow_dry(ctx, s, bytes);
+    throw DryWorkspace{};
+  }
   if (bytes > s->scratch_bytes) grow(ctx, s, bytes);
   if (s->poison) memset(s->scratch, 0xff, size_t(s->scratch_bytes));
   return s->scratch;

@@ -14,6 +14,15 @@ const char* tier_name(Tier tier);
 // first. Contents undefined. Throws std::bad_alloc, which abi.cpp turns into FX_STATUS_OUT_OF_MEMORY.
 void* workspace(fx_ctx* ctx, int64_t bytes);
 
+// What workspace() throws on the dry device (backend_dry.cpp) once it has counted the bytes.
+struct DryWorkspace {};
+
+// Adds to the bytes that ctx has allocated.
+void count(fx_ctx* ctx, int64_t bytes);
+
+// create() of the dry device: the CPU's, with a workspace that is only counted.
+fx_status dry_create(fx_ctx* ctx, const char* device);
+
 // The prepared oneDNN primitives of the ctx: see onednn.h.
 struct OnednnCache;
 OnednnCache* onednn(fx_ctx* ctx);

@@ -158,6 +158,63 @@ func loadBundle(a *tensor.Arena, open opener, openAdapter func() (weights.Source
 	return b, err
 }
 
+// ReadAdapterConfig reads the configuration of a folder's adapter.
+func ReadAdapterConfig(dir string) (AdapterConfig, error) {
+	c := DefaultAdapterConfig()
+	src, err := weights.OpenSet(filepath.Join(dir, adapterFile))
+	if err != nil {
+		return c, err
+	}
+	defer src.Close()
+	if err := json.Unmarshal([]byte(src.Metadata()["config"]), &c); err != nil {
+		return c, fmt.Errorf("%s: %w: metadata config: %w", src.Path(), weights.ErrConfig, err)
+	}
+	return c, nil
+}
+
+// ShapeBundle allocates the networks that LoadBase would load, with a new adapter, and reads no weights: for counting memory on the dry device. dir needs
+// only its two config.json.
+func ShapeBundle(a *tensor.Arena, dir string, c AdapterConfig, dtype, vaeDType bindings.DType) (*Bundle, error) {
+	if _, err := openFolder(dir); err != nil {
+		return nil, err
+	}
+	text := func(sub string) (name string, b []byte, err error) {
+		name = filepath.Join(dir, sub, "config.json")
+		b, err = os.ReadFile(name)
+		return name, b, err
+	}
+	name, b, err := text(vaeDir)
+	if err != nil {
+		return nil, err
+	}
+	vae, err := weights.ParseVAEConfig(name, b)
+	if err != nil {
+		return nil, err
+	}
+	if name, b, err = text(transformerDir); err != nil {
+		return nil, err
+	}
+	flux, err := weights.ParseFluxConfig(name, b)
+	if err != nil {
+		return nil, err
+	}
+	return NewBundle(a, *flux, *vae, c, dtype, vaeDType)
+}
+
+// NewBundle allocates networks from configurations, weights undefined.
+func NewBundle(a *tensor.Arena, flux weights.FluxConfig, vae weights.VAEConfig, c AdapterConfig, dtype, vaeDType bindings.DType) (*Bundle, error) {
+	b := &Bundle{Net: &FluxIR{}}
+	var err error
+	if b.VAE, err = NewVAE(a, vae, vaeDType); err != nil {
+		return nil, err
+	}
+	if b.Net.Base, err = NewFlux(a, flux, dtype); err != nil {
+		return nil, err
+	}
+	b.Net.Adapter, err = NewAdapter(a, &b.Net.Base.Config, c, dtype)
+	return b, err
+}
+
 // SaveBundle writes a bundle: base and adapter in BF16, the autoencoder in F32; averages where the parameters have them, else the masters or working copies.
 func SaveBundle(dir string, b *Bundle) error {
 	for sub, config := range map[string]any{transformerDir: b.Net.Base.Config, vaeDir: b.VAE.Config} {

@@ -51,6 +51,9 @@ func Open(o Options) (*Restorer, error) {
 
 // openDevice opens the device of the options: for auto, the first that there is of cuda and cpu.
 func openDevice(o Options) (*bindings.Device, error) {
+	if o.Device == "dry" {
+		return nil, errors.New("device dry computes nothing: want cpu, cuda, cuda:N or auto")
+	}
 	if o.Device != "" && o.Device != "auto" {
 		return bindings.OpenDevice(o.Device, o.Threads)
 	}

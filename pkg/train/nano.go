@@ -102,19 +102,12 @@ func (r *runner) patchTransform(photos []data.Photo) (*PatchTransform, error) {
 // newNano makes the models of stage i of the recipe: first weights, then the averages that the earlier stages ended with.
 func (r *runner) newNano(arena *tensor.Arena, i int) (*model.Bundle, error) {
 	c := r.stages[i]
-	base, err := model.NewFlux(arena, NanoFlux(), c.dtype())
+	b, err := model.NewBundle(arena, NanoFlux(), NanoVAE(), NanoAdapter(), c.dtype(), bindings.F32)
 	if err != nil {
 		return nil, err
 	}
-	adapter, err := model.NewAdapter(arena, &base.Config, NanoAdapter(), c.dtype())
-	if err != nil {
-		return nil, err
-	}
-	vae, err := model.NewVAE(arena, NanoVAE(), bindings.F32)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.patches.Apply(vae); err != nil {
+	base, adapter := b.Net.Base, b.Net.Adapter
+	if err := r.patches.Apply(b.VAE); err != nil {
 		return nil, err
 	}
 	if err := InitBase(base, c.Seed); err != nil {
@@ -134,7 +127,7 @@ func (r *runner) newNano(arena *tensor.Arena, i int) (*model.Bundle, error) {
 			return nil, err
 		}
 	}
-	return &model.Bundle{Net: &model.FluxIR{Base: base, Adapter: adapter}, VAE: vae}, nil
+	return b, nil
 }
 
 // loadAverages reads the averaged weights of a finished stage's state.

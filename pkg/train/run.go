@@ -65,10 +65,19 @@ func (r *runner) best(stage string) string {
 	return filepath.Join(r.s.Run, stage+"-best.state.safetensors")
 }
 
+// validationSize is the side of the validation crops.
+const validationSize = 128
+
 // runStage trains stage i until its last step; done is false where ctx ended first.
 func (r *runner) runStage(ctx context.Context, i int) (done bool, err error) {
 	c := r.stages[i]
 	if err := r.storeConfig(c); err != nil {
+		return false, err
+	}
+	s := r.s
+	s.Config = c
+	plan, err := CheckMemory(s)
+	if err != nil {
 		return false, err
 	}
 	arena := tensor.NewArena(r.device)
@@ -101,7 +110,7 @@ func (r *runner) runStage(ctx context.Context, i int) (done bool, err error) {
 		return false, err
 	}
 	defer loader.Close()
-	held, err := NewValidation(r.photos.held, 128, 12)
+	held, err := NewValidation(r.photos.held, validationSize, 12)
 	if err != nil {
 		return false, err
 	}
@@ -111,10 +120,21 @@ func (r *runner) runStage(ctx context.Context, i int) (done bool, err error) {
 		hooks.Validate = func() error { return r.validate(tr, held, &best) }
 	}
 	r.log.Printf("%s: from step %d of %d\n", c.Stage, tr.Step, c.Steps)
+	r.log.monitor.Read() // energy counts from here, as the seconds do
 	if err := tr.Run(ctx, loader, hooks); err != nil {
 		return false, err
 	}
-	return tr.Step >= c.Steps, r.device.Do(func() error { return r.checkFrozen(tr) })
+	return tr.Step >= c.Steps, r.device.Do(func() error { return errors.Join(r.comparePeak(plan), r.checkFrozen(tr)) })
+}
+
+// comparePeak says how far the plan was off.
+func (r *runner) comparePeak(plan Plan) error {
+	info, err := r.device.Info()
+	if err == nil {
+		r.log.Printf("%s: memory: peak %.1f MB, planned %.1f MB (%+.1f %%)\n", plan.Config.Stage, float64(info.Peak)/1e6, float64(plan.Peak)/1e6,
+			100*(float64(plan.Peak)/float64(info.Peak)-1))
+	}
+	return err
 }
 
 // checkFrozen holds the frozen weights against their hash at the start.

@@ -27,6 +27,7 @@ type Settings struct {
 	Threads int     `toml:"threads"` // of the device, 0: all cores
 	Workers int     `toml:"workers"` // goroutines that make training pairs
 	Watts   float64 `toml:"watts"`   // power of the machine where it cannot be read, for the ledger; 0: unknown
+	Memory  float64 `toml:"memory"`  // MB of the device that the run may take; 0: what is free
 	Config
 }
 
@@ -83,12 +84,16 @@ func (s Settings) Validate() error {
 	switch {
 	case s.Run == "":
 		return fmt.Errorf("%w: run: no folder", ErrConfig)
+	case s.Device == "dry":
+		return fmt.Errorf("%w: device: dry computes nothing; --plan uses it", ErrConfig)
 	case s.Threads < 0:
 		return fmt.Errorf("%w: threads: got %d, want not negative", ErrConfig, s.Threads)
 	case s.Workers < 1:
 		return fmt.Errorf("%w: workers: got %d, want at least 1", ErrConfig, s.Workers)
 	case !(s.Watts >= 0) || math.IsInf(s.Watts, 0):
 		return fmt.Errorf("%w: watts: got %g, want not negative", ErrConfig, s.Watts)
+	case !(s.Memory >= 0):
+		return fmt.Errorf("%w: memory: got %g, want not negative", ErrConfig, s.Memory)
 	case s.Model != "" && s.Warm != "":
 		return fmt.Errorf("%w: model, warm: want one of them", ErrConfig)
 	}

@@ -32,6 +32,7 @@ type Trainer struct {
 	clock   stopwatch
 
 	frozenHash string // FrozenHash at the start
+	dry        bool   // on the dry device: no random numbers are needed
 }
 
 // NewTrainer prepares a stage on models that the caller has loaded or initialised into arena. It is called inside Device.Do, as are all methods
@@ -211,6 +212,9 @@ func (tr *Trainer) input(batch *data.Batch) StepInput {
 	in := StepInput{Batch: c.Batch, Height: c.Size, Width: c.Size, HQ: batch.HQ, LQ: batch.LQ, Lambda: 1, Z1: make([]float32, c.Batch*n)}
 	first := uint64(batch.Step) * uint64(c.Batch) // index in the run of the batch's first item
 	noise := func(values []float32, purpose uint64) {
+		if tr.dry {
+			return
+		}
 		for b := range c.Batch {
 			bindings.PhiloxNormal(values[b*n:(b+1)*n], c.Seed^purpose, first+uint64(b), 0)
 		}

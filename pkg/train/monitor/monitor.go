@@ -78,3 +78,15 @@ func (m *Monitor) Read() (values []Value, kWh float64) {
 	m.joules, m.last = joules, now
 	return m.source.read(), used / 3.6e6
 }
+
+// Free is the memory of a device that is not in use, where it can be read.
+func Free(device string) (bytes int64, ok bool) {
+	quiet := func(string) {}
+	if !strings.HasPrefix(device, "cuda") {
+		return (&proc{root: "/proc", say: quiet}).freeHost()
+	}
+	if c := openNVML(device, quiet); c != nil {
+		return c.free()
+	}
+	return 0, false
+}

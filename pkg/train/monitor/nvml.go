@@ -48,6 +48,11 @@ func (c *card) energy() (float64, bool) {
 	return float64(millijoules) / 1e3, c.has("energy", r)
 }
 
+func (c *card) free() (bytes int64, ok bool) {
+	memory, r := c.device.GetMemoryInfo()
+	return int64(memory.Free), r == nvml.SUCCESS
+}
+
 func (c *card) read() (values []Value) {
 	add := func(name, unit string, value float64, r nvml.Return) {
 		if c.has(name, r) {

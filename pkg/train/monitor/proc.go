@@ -82,10 +82,28 @@ func (p *proc) clock() (megahertz float64, ok bool) {
 	return megahertz / max(n, 1), n > 0
 }
 
-func (p *proc) file(name string) string {
-	b, err := os.ReadFile(filepath.Join(p.root, name))
+func (p *proc) file(name string) string { return readFile(filepath.Join(p.root, name)) }
+
+func readFile(path string) string {
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return ""
 	}
 	return string(b)
+}
+
+// freeHost is the memory that programs can still have: what the kernel estimates, and what is left of the control group's limit.
+func (p *proc) freeHost() (bytes int64, ok bool) {
+	for line := range strings.Lines(p.file("meminfo")) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "MemAvailable:" {
+			kib, err := strconv.ParseInt(f[1], 10, 64)
+			bytes, ok = kib*1024, err == nil
+		}
+	}
+	limit, err1 := strconv.ParseInt(strings.TrimSpace(readFile("/sys/fs/cgroup/memory.max")), 10, 64)
+	used, err2 := strconv.ParseInt(strings.TrimSpace(readFile("/sys/fs/cgroup/memory.current")), 10, 64)
+	if err1 == nil && err2 == nil && (!ok || limit-used < bytes) {
+		bytes, ok = limit-used, true
+	}
+	return bytes, ok
 }
