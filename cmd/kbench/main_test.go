@@ -90,8 +90,12 @@ func TestRun(t *testing.T) {
 	if out, err := kbench("--from", file, "--compare", file); err != nil || !strings.Contains(out, "(1.00)") {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if out, err := kbench(append(row, "--json", file, "--missing")...); err != nil || strings.Contains(out, "axpby_forward |") {
-		t.Errorf("missing: %v\n%s", err, out)
+	for clock, left := range map[float64]int{0.5: 1, 0.95: 0} { // a row at a low clock is taken again
+		r.Clock = clock * r.run.Peaks.F32
+		j := &journal{old: []result{r}}
+		if got := len(j.missing([]benchmark{r.benchmark}, r.run)); got != left {
+			t.Errorf("clock %v: %d rows missing, want %d", clock, got, left)
+		}
 	}
 }
 
