@@ -8,7 +8,7 @@
 namespace fx::FX_TIER {
 namespace {
 
-constexpr int64_t kTokens = 32;  // tokens per chunk of the reduction to dweight: fixed, so that sums do not depend on the threads
+constexpr int64_t kTokens = 32;  // tokens per chunk, over which dweight is summed: fixed, so that sums do not depend on the threads
 
 fx_status rope_table(fx_ctx* ctx, const fx_tensor* pe, const fx_tensor* ids, const int32_t axes[3], double theta) {
   int64_t L = ids->shape[0], pairs = pe->shape[1];
@@ -32,19 +32,34 @@ fx_status rope_table(fx_ctx* ctx, const fx_tensor* pe, const fx_tensor* ids, con
 
 typedef uint64_t vq __attribute__((vector_size(sizeof(vf))));
 
-// Rotates the pairs of x by the angles at pe, interleaved (cos, sin), or back when inverse, which is the gradient. Lanes move by shifts of
-// pairs, which every tier has; shuffles of 16 lanes it has not.
-FX_INLINE vf rotate(vf x, const float* pe, int64_t lanes, bool inverse) {
-  const uint64_t low = 0xffffffff, sign = inverse ? uint64_t(1) << 63 : uint64_t(1) << 31;
-  vq turn = (vq)load_some(pe, lanes), pairs = (vq)x;
-  vf c = (vf)((turn & low) | turn << 32), s = (vf)(((turn & ~low) | turn >> 32) ^ sign);
-  return c * x + s * (vf)(pairs << 32 | pairs >> 32);
+// Neighbours exchanged: shifts of pairs, which every tier has; shuffles of 16 lanes it has not.
+FX_INLINE vf swap_pairs(vf x) {
+  vq pairs = (vq)x;
+  return (vf)(pairs << 32 | pairs >> 32);
 }
 
+// A token's rotation by its pairs (cos, sin), as y = c ⊙ x + s ⊙ swap(x), or the one back when inverse, which is the gradient. Without pe
+// it is the identity.
+void spread_rotation(float* c, float* s, const float* pe, int64_t D, bool inverse) {
+  const uint64_t low = 0xffffffff, sign = inverse ? uint64_t(1) << 63 : uint64_t(1) << 31;
+  for_lanes(D, [&](int64_t i, int64_t lanes) {
+    vq turn = pe ? (vq)load_some(pe + i, lanes) : vq{} + 0x3f800000;
+    store_some(c + i, (vf)((turn & low) | turn << 32), lanes);
+    store_some(s + i, (vf)(((turn & ~low) | turn >> 32) ^ sign), lanes);
+  });
+}
+
+// The weights in f32, 1 without any.
 template <class T>
-void forward_row(T* y, float* rstd, const T* x, const T* weight, const float* pe, int64_t D, float eps) {
+void widen_weight(float* w, const T* weight, int64_t D) {
+  for_lanes(D, [&](int64_t i, int64_t lanes) { store_some(w + i, weight ? load_some(weight + i, lanes) : splat(1), lanes); });
+}
+
+// One head: y = r · (c ⊙ x + s ⊙ swap(x)), where c and s have the weight in them and r is 1/rms of x, or 1 without a norm.
+template <class T>
+void forward_row(T* y, float* rstd, const T* x, const float* c, const float* s, int64_t D, bool norm, float eps) {
   float r = 1;
-  if (weight) {
+  if (norm) {
     vf squares{};
     for_lanes(D, [&](int64_t i, int64_t lanes) {
       vf v = load_some(x + i, lanes);
@@ -55,68 +70,85 @@ void forward_row(T* y, float* rstd, const T* x, const T* weight, const float* pe
   }
   for_lanes(D, [&](int64_t i, int64_t lanes) {
     vf v = load_some(x + i, lanes);
-    if (weight) v = v * r * load_some(weight + i, lanes);
-    if (pe) v = rotate(v, pe + i, lanes, false);
-    store_some(y + i, v, lanes);
+    store_some(y + i, r * (load_some(c + i, lanes) * v + load_some(s + i, lanes) * swap_pairs(v)), lanes);
   });
 }
 
 template <class T>
 fx_status forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* rstd, const fx_tensor* x, const fx_tensor* weight, const fx_tensor* pe,
                   float eps) {
-  int64_t B = x->shape[0], L = x->shape[1], H = x->shape[2], D = x->shape[3];
-  parallel_for(ctx, B * L, [&](int64_t token) {
-    int64_t b = token / L, l = token % L;
-    const T* from = data<T>(x) + b * x->strides[0] + l * x->strides[1];
-    T* to = data<T>(y) + b * y->strides[0] + l * y->strides[1];
-    for (int64_t h = 0; h < H; h++)
-      forward_row<T>(to + h * y->strides[2], rstd ? data<float>(rstd) + token * H + h : nullptr, from + h * x->strides[2],
-                     weight ? data<T>(weight) : nullptr, pe ? data<float>(pe) + l * D : nullptr, D, eps);
+  int64_t B = x->shape[0], L = x->shape[1], H = x->shape[2], D = x->shape[3], width = round_up(D, kLanes);
+  float* scratch = static_cast<float*>(workspace(ctx, ctx->threads * 3 * width * 4));
+  parallel_for(ctx, (B * L + kTokens - 1) / kTokens, [&](int64_t chunk) {
+    float *w = scratch + thread_index() * 3 * width, *c = w + width, *s = c + width;
+    widen_weight(w, weight ? data<T>(weight) : nullptr, D);
+    int64_t last = chunk * kTokens + kTokens < B * L ? chunk * kTokens + kTokens : B * L;
+    for (int64_t token = chunk * kTokens; token < last; token++) {
+      int64_t b = token / L, l = token % L;
+      spread_rotation(c, s, pe ? data<float>(pe) + l * D : nullptr, D, false);
+      for_lanes(D, [&](int64_t i, int64_t lanes) {
+        vf v = load_some(w + i, lanes);
+        store_some(c + i, load_some(c + i, lanes) * v, lanes);
+        store_some(s + i, load_some(s + i, lanes) * swap_pairs(v), lanes);
+      });
+      const T* from = data<T>(x) + b * x->strides[0] + l * x->strides[1];
+      T* to = data<T>(y) + b * y->strides[0] + l * y->strides[1];
+      for (int64_t h = 0; h < H; h++)
+        forward_row(to + h * y->strides[2], rstd ? data<float>(rstd) + token * H + h : nullptr, from + h * x->strides[2], c, s, D,
+                    weight != nullptr, eps);
+    }
   });
   return FX_STATUS_OK;
 }
 
-// With n = x·rstd and g the gradient of n·weight: dx = rstd·(g·weight - n·mean(n·g·weight)), sums += g·n. Without weight dx = g. Every
-// element of dy is read, for the last time, just before its dx is written: they may be the same memory.
+// What every row of a chunk reads, and the row's own g and x, [D] each.
+struct Scratch {
+  float *weight, *c, *s, *g, *x;
+  Scratch(float* base, int64_t width) : weight(base), c(base + width), s(base + 2 * width), g(base + 3 * width), x(base + 4 * width) {}
+};
+
+// With n = x·rstd and g the gradient of n·weight: dx = rstd·(g·weight - n·mean(n·g·weight)), sums += g·n. Without x, which is without a
+// norm, dx = g. All of dy is read before dx is written: they may be the same memory.
 template <class T>
-void backward_row(T* dx, float* sums, const T* dy, const T* x, float rstd, const T* weight, const float* pe, int64_t D) {
-  float mean = 0;
-  if (weight) {
-    vf dots{};
-    for_lanes(D, [&](int64_t i, int64_t lanes) {
-      vf g = load_some(dy + i, lanes), n = load_some(x + i, lanes) * rstd;
-      if (pe) g = rotate(g, pe + i, lanes, true);
-      if (sums) store_some(sums + i, load_some(sums + i, lanes) + g * n, lanes);
-      dots += g * n * load_some(weight + i, lanes);
-    });
-    mean = sum(dots) / float(D);
-  }
+void backward_row(T* dx, float* sums, const T* dy, const T* x, float rstd, const Scratch& k, int64_t D) {
+  vf dots{};
   for_lanes(D, [&](int64_t i, int64_t lanes) {
-    vf g = load_some(dy + i, lanes);
-    if (pe) g = rotate(g, pe + i, lanes, true);
-    if (weight) g = rstd * (g * load_some(weight + i, lanes) - load_some(x + i, lanes) * rstd * mean);
-    store_some(dx + i, g, lanes);
+    vf d = load_some(dy + i, lanes), g = load_some(k.c + i, lanes) * d + load_some(k.s + i, lanes) * swap_pairs(d);
+    store_some(k.g + i, g, lanes);
+    if (!x) return;
+    vf n = load_some(x + i, lanes) * rstd, p = g * n;
+    store_some(k.x + i, n, lanes);
+    if (sums) store_some(sums + i, load_some(sums + i, lanes) + p, lanes);
+    dots += p * load_some(k.weight + i, lanes);
+  });
+  float mean = x ? sum(dots) / float(D) : 0;
+  for_lanes(D, [&](int64_t i, int64_t lanes) {
+    vf g = load_some(k.g + i, lanes);
+    store_some(dx + i, x ? rstd * (g * load_some(k.weight + i, lanes) - load_some(k.x + i, lanes) * mean) : g, lanes);
   });
 }
 
 template <class T>
 fx_status backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dweight, const fx_tensor* dy, const fx_tensor* x,
                    const fx_tensor* rstd, const fx_tensor* weight, const fx_tensor* pe) {
-  int64_t B = dy->shape[0], L = dy->shape[1], H = dy->shape[2], D = dy->shape[3];
+  int64_t B = dy->shape[0], L = dy->shape[1], H = dy->shape[2], D = dy->shape[3], width = round_up(D, kLanes);
   int64_t chunks = (B * L + kTokens - 1) / kTokens;
-  float* partial = dweight ? static_cast<float*>(workspace(ctx, chunks * D * 4)) : nullptr;
+  float* scratch = static_cast<float*>(workspace(ctx, (ctx->threads * 5 * width + (dweight ? chunks * D : 0)) * 4));
+  float* partial = scratch + ctx->threads * 5 * width;
   parallel_for(ctx, chunks, [&](int64_t chunk) {
-    float* sums = partial ? partial + chunk * D : nullptr;
+    Scratch k(scratch + thread_index() * 5 * width, width);
+    widen_weight(k.weight, weight ? data<T>(weight) : nullptr, D);
+    float* sums = dweight ? partial + chunk * D : nullptr;
     if (sums) memset(sums, 0, size_t(D) * 4);
     int64_t last = chunk * kTokens + kTokens < B * L ? chunk * kTokens + kTokens : B * L;
     for (int64_t token = chunk * kTokens; token < last; token++) {
       int64_t b = token / L, l = token % L;
+      spread_rotation(k.c, k.s, pe ? data<float>(pe) + l * D : nullptr, D, true);
       for (int64_t h = 0; h < H; h++)
         backward_row<T>(data<T>(dx) + b * dx->strides[0] + l * dx->strides[1] + h * dx->strides[2], sums,
                         data<T>(dy) + b * dy->strides[0] + l * dy->strides[1] + h * dy->strides[2],
                         weight ? data<T>(x) + b * x->strides[0] + l * x->strides[1] + h * x->strides[2] : nullptr,
-                        weight ? data<float>(rstd)[token * H + h] : 1, weight ? data<T>(weight) : nullptr,
-                        pe ? data<float>(pe) + l * D : nullptr, D);
+                        weight ? data<float>(rstd)[token * H + h] : 1, k, D);
     }
   });
   if (!dweight) return FX_STATUS_OK;

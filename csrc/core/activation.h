@@ -11,7 +11,7 @@ constexpr float kCubic = 0.044715f;
 // act(x) and act'(x) of an x · sigmoid(A::argument(x)); A::slope is the argument's derivative.
 template <class A>
 struct Gated {
-  static FX_INLINE vf value(vf x) { return x / (1.0f + exp(-A::argument(x))); }
+  static FX_INLINE vf value(vf x) { return x * sigmoid(A::argument(x)); }
   static FX_INLINE vf derivative(vf x) {
     vf s, rest;
     sigmoid_pair(A::argument(x), s, rest);

@@ -3,7 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -142,12 +142,20 @@ FX_INLINE float max_lane(vf v) {
   return fold<float, kLanes>(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
-// e^x within 2 ulp for x in [-87, 88]; below it is 0, above it is inf. exp2 by range reduction and a degree-6 polynomial (Cephes'
-// constants).
+#if defined(__AVX512F__)
+constexpr __mmask16 kAll = 0xffff;  // GCC 12 takes the forms without a mask for reads of undefined values
+#endif
+
+// e^x within 2 ulp for x in [-87, 88]; below it is at most 2⁻¹²⁵, above it is inf. exp2 by range reduction and a degree-6 polynomial
+// (Cephes' constants).
 FX_INLINE vf exp(vf x) {
-  vf clamped = min(max(x, splat(-87.33654f)), splat(88.72283f));
+  vf clamped = min(splat(88.8f), max(splat(-87.4f), x));  // the constants first: NaN stays NaN
+#if defined(__AVX512F__)
+  vf n = (vf)_mm512_maskz_roundscale_ps(kAll, (__m512)(clamped * 1.44269504f), _MM_FROUND_TO_NEAREST_INT);
+#else
   vf n = clamped * 1.44269504f;
   n = (n + 12582912.0f) - 12582912.0f;  // round to nearest: 1.5·2^23
+#endif
   vf r = clamped - n * 0.693359375f;
   r = r - n * -2.12194440e-4f;
   vf p = splat(1.9875691500e-4f);
@@ -157,19 +165,30 @@ FX_INLINE vf exp(vf x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
+#if defined(__AVX512F__)
+  return (vf)_mm512_maskz_scalef_ps(kAll, (__m512)p, (__m512)n);
+#else
   vi e = __builtin_convertvector(n, vi);
   vi half = e >> 1;  // 2^128 does not fit one exponent: scale in two steps
   vf y = p * (vf)((half + 127) << 23) * (vf)((e - half + 127) << 23);
-  y = select(x < -87.33654f, vf{}, y);
-  y = select(x > 88.72283f, splat(__builtin_inff()), y);
   return select(x == x, y, x);
+#endif
 }
-FX_INLINE vf sigmoid(vf x) { return 1.0f / (1.0f + exp(-x)); }
-// sigmoid(x) and 1 − sigmoid(x), both with all their digits: the difference would have none where sigmoid is close to 1.
+// 1/d for d in [1, 2^126): within 2 ulp. A division is as slow as all of exp.
+FX_INLINE vf reciprocal(vf d) {
+#if defined(__AVX512F__)
+  vf y = (vf)_mm512_maskz_rcp14_ps(kAll, (__m512)d);
+  return y + y * (1.0f - d * y);
+#else
+  return 1.0f / d;
+#endif
+}
+// sigmoid(x) and 1 − sigmoid(x), both with all their digits: the difference would have none where sigmoid is close to 1. At least e^-87.
 FX_INLINE void sigmoid_pair(vf x, vf& s, vf& rest) {
-  vf e = exp(min(splat(87), -x));  // the constant first: NaN stays NaN
-  s = 1.0f / (1.0f + e);
+  vf e = exp(min(splat(87), -x));
+  s = reciprocal(1.0f + e);
   rest = e * s;
 }
+FX_INLINE vf sigmoid(vf x) { return reciprocal(1.0f + exp(min(splat(87), -x))); }
 
 }  // namespace fx::FX_TIER
