@@ -25,7 +25,8 @@ struct Shape {
 template <class T, class F, class... Tensor>
 void for_pixels(const Shape& s, int64_t b, int64_t chunk, const F& f, const Tensor*... t) {
   int64_t first = chunk * s.chunk, last = first + s.chunk < s.pixels ? first + s.chunk : s.pixels;
-  for (int64_t p = first; p < last; p++) f(data<T>(t) + b * t->strides[0] + p / s.X * t->strides[1] + p % s.X * t->strides[2]...);
+  for (int64_t y = first / s.X, x = first % s.X; first < last; y++, x = 0)
+    for (; x < s.X && first < last; x++, first++) f(data<T>(t) + b * t->strides[0] + y * t->strides[1] + x * t->strides[2]...);
 }
 
 // Sums of a group's channels, spread back over the channels: out[c] = factor · sum of in over the group of c.
@@ -37,29 +38,43 @@ void spread_groups(const Shape& s, float* out, const float* in, float factor) {
   }
 }
 
+// Adds up f(pixel's address, channel, lanes) over the pixels of one chunk into sums [C], a block of channels at a time: its sums stay in
+// registers.
+template <class T, class F>
+void sum_pixels(const Shape& s, const fx_tensor* x, int64_t b, int64_t chunk, float* sums, const F& f) {
+  constexpr int N = 4;
+  int64_t c = 0;
+  for (; c + N * kLanes <= s.C; c += N * kLanes) {
+    vf total[N] = {};
+    for_pixels<T>(
+        s, b, chunk,
+        [&](const T* in) {
+#pragma GCC unroll 4
+          for (int j = 0; j < N; j++) total[j] += f(in, c + j * kLanes, kLanes);
+        },
+        x);
+    for (int j = 0; j < N; j++) store(sums + c + j * kLanes, total[j]);
+  }
+  for (; c < s.C; c += kLanes) {
+    int64_t lanes = s.C - c < kLanes ? s.C - c : kLanes;
+    vf total{};
+    for_pixels<T>(
+        s, b, chunk, [&](const T* in) { total += f(in, c, lanes); }, x);
+    store_some(sums + c, total, lanes);
+  }
+}
+
 // mean and sum of squared deviations of every group of one chunk, into stats [groups,2]. scratch [2,C].
 template <class T>
 void chunk_statistics(const Shape& s, const fx_tensor* x, int64_t b, int64_t chunk, float* stats, float* scratch) {
   int64_t C = s.C, left = s.pixels - chunk * s.chunk, n = left < s.chunk ? left : s.chunk;
   float *sums = scratch, *means = scratch + C;
-  memset(sums, 0, size_t(C) * 4);
-  for_pixels<T>(
-      s, b, chunk,
-      [&](const T* in) {
-        for_lanes(C, [&](int64_t c, int64_t lanes) { store_some(sums + c, load_some(sums + c, lanes) + load_some(in + c, lanes), lanes); });
-      },
-      x);
+  sum_pixels<T>(s, x, b, chunk, sums, [](const T* in, int64_t c, int64_t lanes) { return load_some(in + c, lanes); });
   spread_groups(s, means, sums, 1.0f / float(n * s.width));
-  memset(sums, 0, size_t(C) * 4);
-  for_pixels<T>(
-      s, b, chunk,
-      [&](const T* in) {
-        for_lanes(C, [&](int64_t c, int64_t lanes) {
-          vf d = load_some(in + c, lanes) - load_some(means + c, lanes);
-          store_some(sums + c, load_some(sums + c, lanes) + d * d, lanes);
-        });
-      },
-      x);
+  sum_pixels<T>(s, x, b, chunk, sums, [&](const T* in, int64_t c, int64_t lanes) {
+    vf d = load_some(in + c, lanes) - load_some(means + c, lanes);
+    return d * d;
+  });
   for (int64_t g = 0; g < s.groups; g++) {
     float total = 0;
     for (int64_t c = g * s.width; c < (g + 1) * s.width; c++) total += sums[c];
@@ -84,7 +99,7 @@ void merge_statistics(const Shape& s, const float* stats, float eps, float* mean
 
 // Per-channel copies of one image's parameters: what the inner loops load.
 struct Channels {
-  float *mean, *rstd, *weight, *bias;
+  float *mean, *rstd, *weight, *bias, *scale;  // scale = rstd · weight
 };
 
 template <class T>
@@ -94,19 +109,20 @@ void fill_channels(const Shape& s, const Channels& out, const float* mean, const
     out.rstd[c] = rstd[c / s.width];
     out.weight[c] = to_float(data<T>(w)[c]);
     out.bias[c] = to_float(data<T>(b)[c]);
+    out.scale[c] = out.rstd[c] * out.weight[c];
   }
 }
 
-Channels channels_at(float* base, int64_t C) { return {base, base + C, base + 2 * C, base + 3 * C}; }
+Channels channels_at(float* base, int64_t C) { return {base, base + C, base + 2 * C, base + 3 * C, base + 4 * C}; }
 
 template <class T>
 fx_status forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* mean, const fx_tensor* rstd, const fx_tensor* x, const fx_tensor* w,
                   const fx_tensor* b, const fx_groupnorm_args* args) {
   Shape s(x, args);
   int64_t C = s.C, jobs = s.B * s.chunks;
-  float* stats = static_cast<float*>(workspace(ctx, (jobs * s.groups * 2 + s.B * (4 * C + 2 * s.groups) + ctx->threads * 2 * C) * 4));
+  float* stats = static_cast<float*>(workspace(ctx, (jobs * s.groups * 2 + s.B * (5 * C + 2 * s.groups) + ctx->threads * 2 * C) * 4));
   float* channels = stats + jobs * s.groups * 2;
-  float* own = channels + s.B * 4 * C;  // mean and rstd where the caller wants none
+  float* own = channels + s.B * 5 * C;  // mean and rstd where the caller wants none
   float* scratch = own + s.B * 2 * s.groups;
   float *means = mean ? data<float>(mean) : own, *rstds = rstd ? data<float>(rstd) : own + s.B * s.groups;
   parallel_for(ctx, jobs, [&](int64_t job) {
@@ -115,16 +131,15 @@ fx_status forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* mean, const 
   for (int64_t i = 0; i < s.B * s.groups; i++)
     merge_statistics(s, stats + (i / s.groups * s.chunks * s.groups + i % s.groups) * 2, args->eps, means + i, rstds + i);
   for (int64_t i = 0; i < s.B; i++)
-    fill_channels<T>(s, channels_at(channels + i * 4 * C, C), means + i * s.groups, rstds + i * s.groups, w, b);
+    fill_channels<T>(s, channels_at(channels + i * 5 * C, C), means + i * s.groups, rstds + i * s.groups, w, b);
   bool silu = args->silu != 0;
   parallel_for(ctx, jobs, [&](int64_t job) {
-    Channels p = channels_at(channels + job / s.chunks * 4 * C, C);
+    Channels p = channels_at(channels + job / s.chunks * 5 * C, C);
     for_pixels<T>(
         s, job / s.chunks, job % s.chunks,
         [&](T* out, const T* in) {
           for_lanes(C, [&](int64_t c, int64_t lanes) {
-            vf xhat = (load_some(in + c, lanes) - load_some(p.mean + c, lanes)) * load_some(p.rstd + c, lanes);
-            vf z = xhat * load_some(p.weight + c, lanes) + load_some(p.bias + c, lanes);
+            vf z = (load_some(in + c, lanes) - load_some(p.mean + c, lanes)) * load_some(p.scale + c, lanes) + load_some(p.bias + c, lanes);
             store_some(out + c, silu ? z * sigmoid(z) : z, lanes);
           });
         },
@@ -191,15 +206,15 @@ fx_status backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dw, const 
   Shape s(x, args);
   int64_t C = s.C, jobs = s.B * s.chunks;
   bool silu = args->silu != 0;
-  float* sums = static_cast<float*>(workspace(ctx, (jobs * 2 + s.B * 8) * C * 4));
+  float* sums = static_cast<float*>(workspace(ctx, (jobs * 2 + s.B * 9) * C * 4));
   float *totals = sums + jobs * 2 * C, *coefficients = totals + s.B * 2 * C, *channels = coefficients + s.B * 2 * C;
   for (int64_t i = 0; i < s.B; i++)
-    fill_channels<T>(s, channels_at(channels + i * 4 * C, C), data<float>(mean) + i * s.groups, data<float>(rstd) + i * s.groups, w, b);
+    fill_channels<T>(s, channels_at(channels + i * 5 * C, C), data<float>(mean) + i * s.groups, data<float>(rstd) + i * s.groups, w, b);
   parallel_for(ctx, jobs, [&](int64_t job) {
-    chunk_sums<T>(s, channels_at(channels + job / s.chunks * 4 * C, C), dy, x, job / s.chunks, job % s.chunks, silu, sums + job * 2 * C);
+    chunk_sums<T>(s, channels_at(channels + job / s.chunks * 5 * C, C), dy, x, job / s.chunks, job % s.chunks, silu, sums + job * 2 * C);
   });
   parallel_for(ctx, s.B, [&](int64_t i) {
-    float *total = totals + i * 2 * C, *weighted = coefficients + i * 2 * C, *weight = channels_at(channels + i * 4 * C, C).weight;
+    float *total = totals + i * 2 * C, *weighted = coefficients + i * 2 * C, *weight = channels_at(channels + i * 5 * C, C).weight;
     merge_sums(s, sums + i * s.chunks * 2 * C, total);
     float factor = 1.0f / float(s.pixels * s.width);
     for (int64_t c = 0; c < C; c++) weighted[c] = weight[c] * total[c], weighted[C + c] = weight[c] * total[C + c];
@@ -212,7 +227,7 @@ fx_status backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dw, const 
   parallel_for(ctx, jobs, [&](int64_t job) {
     int64_t i = job / s.chunks;
     const float* k = coefficients + i * 2 * C;
-    chunk_gradient<T>(s, channels_at(channels + i * 4 * C, C), k, k + C, dx, dy, x, i, job % s.chunks, silu);
+    chunk_gradient<T>(s, channels_at(channels + i * 5 * C, C), k, k + C, dx, dy, x, i, job % s.chunks, silu);
   });
   return FX_STATUS_OK;
 }

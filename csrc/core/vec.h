@@ -24,6 +24,10 @@ typedef uint32_t vu __attribute__((vector_size(kLanes * 4)));
 typedef uint16_t vh __attribute__((vector_size(kLanes * 2)));
 typedef double vd __attribute__((vector_size(kLanes * 8)));  // for sums of losses and norms
 
+#if defined(__AVX512F__)
+constexpr __mmask16 kAll = 0xffff;  // GCC 12 takes the forms without a mask for reads of undefined values
+#endif
+
 struct bf16 {
   uint16_t bits;
 };
@@ -55,7 +59,11 @@ FX_INLINE vf load(const float* p) {
 FX_INLINE vf load(const bf16* p) {
   vh h;
   memcpy(&h, p, sizeof h);
+#if defined(__AVX512F__)  // GCC 12 makes two halves of the conversion
+  return (vf)((vu)_mm512_maskz_cvtepu16_epi32(kAll, (__m256i)h) << 16);
+#else
   return (vf)(__builtin_convertvector(h, vu) << 16);
+#endif
 }
 FX_INLINE void store(float* p, vf v) { memcpy(p, &v, sizeof v); }
 FX_INLINE void store(bf16* p, vf v) {
@@ -141,10 +149,6 @@ FX_INLINE double sum(vd v) {
 FX_INLINE float max_lane(vf v) {
   return fold<float, kLanes>(v, [](auto a, auto b) { return a > b ? a : b; });
 }
-
-#if defined(__AVX512F__)
-constexpr __mmask16 kAll = 0xffff;  // GCC 12 takes the forms without a mask for reads of undefined values
-#endif
 
 // e^x within 2 ulp for x in [-87, 88]; below it is at most 2⁻¹²⁵, above it is inf. exp2 by range reduction and a degree-6 polynomial
 // (Cephes' constants).
