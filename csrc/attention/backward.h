@@ -121,6 +121,7 @@ struct BackwardArgs {
 template <class P, class T>
 void backward_queries(const Backward<P>& f, const Dims& d, const Blocks<P>& blocks, int64_t b, int64_t h, const BackwardArgs& a) {
   int64_t L = Backward<P>::padded_queries(d);
+  const float* statistics = data<float>(a.lse) + (b * d.H + h) * d.Lq;
   for (int64_t i = 0; i < blocks.count; i++) {
     int64_t first = blocks.first(i), w = blocks.lanes(i), n = d.Lq - first < w ? d.Lq - first : w;
     auto pack = [&](typename P::E* pairs, typename P::E* across, const fx_tensor* t, float factor) {
@@ -131,16 +132,16 @@ void backward_queries(const Backward<P>& f, const Dims& d, const Blocks<P>& bloc
     };
     pack(f.q, f.q_t, a.q, a.scale * kLog2E);
     pack(f.g, f.g_t, a.d_o, 1);
-  }
-  const float* statistics = data<float>(a.lse) + (b * d.H + h) * d.Lq;
-  for (int64_t l = 0; l < L; l++) {
-    vf dot{};
-    if (l < d.Lq) {
-      const T *o = head_row<T>(a.o, b, h, l), *g = head_row<T>(a.d_o, b, h, l);
-      for_lanes(d.width, [&](int64_t i, int64_t lanes) { dot += load_some(g + i, lanes) * load_some(o + i, lanes); });
+    for (int64_t l = first; l < first + w; l++) {
+      vf dot{};
+      if (l < d.Lq) {
+        const T *o = head_row<T>(a.o, b, h, l), *g = head_row<T>(a.d_o, b, h, l);
+        fetch(o + kAhead * a.o->strides[1], d.width * int64_t(sizeof(T)));
+        for_lanes(d.width, [&](int64_t i, int64_t lanes) { dot += load_some(g + i, lanes) * load_some(o + i, lanes); });
+      }
+      f.delta[l] = sum(dot);
+      f.lse2[l] = l < d.Lq ? statistics[l] * kLog2E : 0;
     }
-    f.delta[l] = sum(dot);
-    f.lse2[l] = l < d.Lq ? statistics[l] * kLog2E : 0;
   }
   memset(f.dq_t, 0, size_t(L * d.D) * 4);
 }
@@ -174,6 +175,7 @@ void write_dq(const Dims& d, const Blocks<P>& blocks, int64_t i, int64_t b, int6
   float* total = dq_t + first * d.D;
   for (int64_t part = 1; part < parts; part++)
     for (int64_t c = 0; c < w * d.D; c += kLanes) store(total + c, load(total + c) + load(total + part * stride + c));
+  fetch(total, w * d.D * 4);  // has left the near caches; the transposition would wait for line after line
   transpose(rows, d.Dp, total, w, d.D, w);
   write_rows<T>(a.dq, d, rows, b, h, first, n, a.scale);
 }

@@ -10,7 +10,7 @@
 namespace fx::FX_TIER {
 
 constexpr int64_t kPad = 2 * W > 32 ? 2 * W : 32;
-constexpr int64_t kAhead = 8;  // rows to prefetch while packing
+constexpr int64_t kAhead = 8;  // rows to fetch ahead while packing
 
 typedef uint32_t u4 __attribute__((vector_size(16)));
 typedef int32_t i4 __attribute__((vector_size(16)));
@@ -55,6 +55,11 @@ void transpose(E* dst, int64_t dst_step, const E* src, int64_t src_step, int64_t
     for (int64_t r = 0; r < rows; r += 4) transpose4(dst + c * dst_step + r, dst_step, src + r * src_step + c, src_step);
 }
 
+// Asks for `bytes` at p ahead of their use.
+FX_INLINE void fetch(const void* p, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(p) + i);
+}
+
 template <class T>
 T* head_row(const fx_tensor* t, int64_t b, int64_t h, int64_t row) {
   return data<T>(t) + b * t->strides[0] + row * t->strides[1] + h * t->strides[2];
@@ -68,7 +73,7 @@ void read_rows(float* dst, const Dims& d, const fx_tensor* src, int64_t b, int64
   for (int64_t r = 0; r < rows; r++, p += src->strides[1], dst += d.Dp) {
     if (d.width < d.Dp) memset(dst, 0, size_t(d.Dp) * 4);
     // The next head's row is the next in memory but the next of this head is not: the processor does not foresee it.
-    for (int64_t i = 0; i < d.width; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(p + kAhead * src->strides[1] + i);
+    fetch(p + kAhead * src->strides[1], d.width * int64_t(sizeof(T)));
     for_lanes(d.width, [&](int64_t i, int64_t lanes) { store(dst + i, load_some(p + i, lanes) * factor); });
   }
   memset(dst, 0, size_t((padded - rows) * d.Dp) * 4);
@@ -78,7 +83,7 @@ void read_rows(pair* dst, const Dims& d, const fx_tensor* src, int64_t b, int64_
   const T* p = head_row<T>(src, b, h, first);
   char* to = reinterpret_cast<char*>(dst);
   for (int64_t r = 0; r < rows; r++, p += src->strides[1], to += d.Dp * 2) {
-    for (int64_t i = 0; i < d.width; i += 32) __builtin_prefetch(p + kAhead * src->strides[1] + i);
+    fetch(p + kAhead * src->strides[1], d.width * 2);
     memcpy(to, p, size_t(d.width) * 2);
     memset(to + d.width * 2, 0, size_t(d.Dp - d.width) * 2);
   }
@@ -88,8 +93,10 @@ void read_rows(pair* dst, const Dims& d, const fx_tensor* src, int64_t b, int64_
 template <class T>
 void write_rows(const fx_tensor* dst, const Dims& d, const float* src, int64_t b, int64_t h, int64_t first, int64_t rows, float factor) {
   T* p = head_row<T>(dst, b, h, first);
-  for (int64_t r = 0; r < rows; r++, p += dst->strides[1], src += d.Dp)
+  for (int64_t r = 0; r < rows; r++, p += dst->strides[1], src += d.Dp) {
+    fetch(p + kAhead * dst->strides[1], d.width * int64_t(sizeof(T)));
     for_lanes(d.width, [&](int64_t i, int64_t lanes) { store_some(p + i, load(src + i) * factor, lanes); });
+  }
 }
 
 // Rows of bf16, each `row` elements long, to pairs of rows [n/2][columns]; columns a multiple of W.
