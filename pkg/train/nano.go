@@ -54,7 +54,7 @@ func NanoStages() []Config {
 		c.Time.AtOne, c.Time.Shift, c.Dropout = 0.8, true, 0.05
 	}
 	adapter.Steps = 300
-	tune.Steps, tune.EMA, tune.LR = 1000000, 0.9995, 1e-3
+	tune.Steps, tune.CoolDown, tune.LR = 8500, 1800, 1e-3
 	return []Config{base, adapter, tune}
 }
 
