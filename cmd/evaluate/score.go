@@ -1,18 +1,19 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/pflag"
 
+	"github.com/fluxir/fluxir/pkg/data"
 	"github.com/fluxir/fluxir/pkg/evaluate"
 	"github.com/fluxir/fluxir/pkg/iqa"
 )
@@ -82,34 +83,16 @@ func score(args []string, out, log io.Writer) error {
 		{*page, func(w io.Writer) error { return evaluate.WritePage(w, pairs, lines, summary, *most) }},
 	} {
 		if f.path != "" {
-			if err := replace(f.path, f.write); err != nil {
+			var content bytes.Buffer
+			if err := f.write(&content); err != nil {
+				return err
+			}
+			if err := data.WriteFile(f.path, content.Bytes()); err != nil {
 				return err
 			}
 		}
 	}
 	return failed
-}
-
-// replace writes a file in one step.
-func replace(path string, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".fluxir-*.tmp")
-	if err != nil {
-		return err
-	}
-	err = write(f)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
 }
 
 // compare is the subcommand of that name.

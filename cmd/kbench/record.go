@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/fluxir/fluxir/bindings"
+	"github.com/fluxir/fluxir/pkg/data"
 )
 
 // header describes a run: the machine, what was opened on it, and what it was seen to reach.
@@ -201,27 +201,7 @@ func (j *journal) add(l line) error {
 		return err
 	}
 	j.data.Write(append(text, '\n'))
-	return writeFile(j.path, j.data.Bytes())
-}
-
-// writeFile replaces a file in one step.
-func writeFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".kbench-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	if err == nil {
-		err = os.Chmod(f.Name(), 0o644)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return os.Rename(f.Name(), path)
+	return data.WriteFile(j.path, j.data.Bytes())
 }
 
 // errRefused says that two runs cannot be compared.

@@ -14,6 +14,8 @@ import (
 	"gonum.org/v1/plot/plotutil"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
+
+	"github.com/fluxir/fluxir/pkg/data"
 )
 
 func duration(seconds float64) string {
@@ -151,7 +153,7 @@ func markdown(path, name string, list []result) error {
 		printPreset(&b, preset, list)
 	}
 	fmt.Fprintf(&b, "\n%s\n\n%s%s", drift(list), end, after)
-	return writeFile(path, b.Bytes())
+	return data.WriteFile(path, b.Bytes())
 }
 
 // printPreset is a heading, the machines and a table for each of them.

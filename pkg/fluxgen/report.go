@@ -81,7 +81,7 @@ func (s *Set) Report() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(s.dir, "report.html")
-	return path, writeFile(path, page.Bytes())
+	return path, data.WriteFile(path, page.Bytes())
 }
 
 // sheets fills in the pictures and the reasons.

@@ -164,7 +164,7 @@ func (s *Set) Configure(c Sampling) error {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if text, err = json.MarshalIndent(c, "", "  "); err == nil {
-			err = writeFile(path, append(text, '\n'))
+			err = data.WriteFile(path, append(text, '\n'))
 		}
 		return err
 	}
@@ -200,28 +200,6 @@ func (s *Set) Config() (c Sampling, err error) {
 		return c, fmt.Errorf("%s: %w", path, err)
 	}
 	return c, nil
-}
-
-// writeFile replaces a file in one step.
-func writeFile(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".fluxir-*.tmp")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
 }
 
 func hashFile(path string) (string, error) {
