@@ -101,20 +101,26 @@ func runTiny(t *testing.T, state string, c Config, threads int) (losses []float6
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = d.Do(func() error {
+	return losses, hosts(t, tr, func(p *tensor.Param) *tensor.Tensor { return p.Master })
+}
+
+// hosts reads one tensor of every trained parameter, one after the other.
+func hosts(t *testing.T, tr *Trainer, of func(p *tensor.Param) *tensor.Tensor) (all []float32) {
+	t.Helper()
+	err := tr.device.Do(func() error {
 		for _, p := range tr.params {
-			v, err := p.Master.Host()
+			v, err := of(p).Host()
 			if err != nil {
 				return err
 			}
-			masters = append(masters, v...)
+			all = append(all, v...)
 		}
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return losses, masters
+	return all
 }
 
 func TestResumeIsExact(t *testing.T) {

@@ -97,30 +97,18 @@ func TestGroupsLearnAndBaseDoesNot(t *testing.T) {
 
 // Two batches of two make the gradient of one batch of four, but for the order of the sums.
 func TestAccumulate(t *testing.T) {
-	masters := func(batch, accumulate int) (all []float32) {
+	gradients := func(batch, accumulate int) (all []float32) {
 		c := tinyConfig(StageTune, 1)
 		c.Batch, c.Accumulate, c.Dropout, c.Time = batch, accumulate, 0, TimeSampling{AtOne: 1}
 		withTrainer(t, c, func(tr *Trainer, loader *data.PatchLoader) {
 			if err := tr.Run(context.Background(), loader, Hooks{}); err != nil {
 				t.Fatal(err)
 			}
-			err := tr.device.Do(func() error {
-				for _, p := range tr.params {
-					g, err := p.Grad.Host()
-					if err != nil {
-						return err
-					}
-					all = append(all, g...)
-				}
-				return nil
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
+			all = hosts(t, tr, func(p *tensor.Param) *tensor.Tensor { return p.Grad })
 		})
 		return all
 	}
-	one, two := masters(4, 1), masters(2, 2)
+	one, two := gradients(4, 1), gradients(2, 2)
 	difference, size := 0.0, 0.0
 	for i := range one {
 		difference += math.Pow(float64(one[i]-two[i]), 2)
