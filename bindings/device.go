@@ -22,6 +22,7 @@ import (
 // Device is one device with one stream of work and one locked OS thread, on which every C call for it is made: libgomp and CUDA keep
 // state per thread. Open it with OpenDevice, run work in Do, Close it at the end.
 type Device struct {
+	name string
 	ctx  *C.fx_ctx
 	work chan func()
 	once sync.Once
@@ -36,11 +37,12 @@ type Info struct {
 	Threads   int
 	Allocated int64 // bytes in buffers and workspace now
 	Peak      int64 // highest value of Allocated
+	Free      int64 // bytes of a card's memory that can still be had; 0 on the CPU
 }
 
 // OpenDevice opens "cpu", "cuda" or "cuda:N" with the given number of CPU threads per op, 0 meaning all cores.
 func OpenDevice(name string, threads int) (*Device, error) {
-	d := &Device{work: make(chan func())}
+	d := &Device{name: name, work: make(chan func())}
 	opened := make(chan error)
 	go d.loop(name, threads, opened)
 	if err := <-opened; err != nil {
@@ -98,6 +100,9 @@ func (d *Device) Do(f func() error) error {
 // Close ends the device's thread. Buffers must have been freed. Close is idempotent.
 func (d *Device) Close() { d.once.Do(func() { close(d.work) }) }
 
+// Dry tells whether this is the device that computes nothing and counts memory.
+func (d *Device) Dry() bool { return d.name == "dry" }
+
 // Sync waits for all work of the device. Call inside Do.
 func (d *Device) Sync() error { return d.check(C.fx_ctx_sync(d.ctx)) }
 
@@ -110,6 +115,7 @@ func (d *Device) Info() (Info, error) {
 	return Info{
 		Device: C.GoString(&c.device[0]), Name: C.GoString(&c.name[0]), ISA: C.GoString(&c.isa[0]),
 		Libraries: C.GoString(&c.libraries[0]), Threads: int(c.threads), Allocated: int64(c.allocated), Peak: int64(c.peak),
+		Free: int64(c.free),
 	}, nil
 }
 

@@ -36,7 +36,7 @@
 extern "C" {
 #endif
 
-#define FX_ABI_VERSION 2
+#define FX_ABI_VERSION 3
 
 typedef int32_t fx_status;
 enum {
@@ -88,6 +88,7 @@ typedef struct fx_ctx_info {
   int32_t threads;
   int64_t allocated; /* bytes in buffers and workspace now */
   int64_t peak;      /* highest value of allocated */
+  int64_t free;      /* bytes of a card's memory that can still be had; 0 on the CPU, whose memory is the host's */
 } fx_ctx_info;
 fx_status fx_ctx_get_info(fx_ctx* ctx, fx_ctx_info* info);
 
@@ -112,6 +113,36 @@ void* fx_buffer_data(const fx_buffer* buffer);
 /* Copies between host memory and a device address; done on return. */
 fx_status fx_copy_to_device(fx_ctx* ctx, void* device, const void* host, int64_t bytes);
 fx_status fx_copy_to_host(fx_ctx* ctx, void* host, const void* device, int64_t bytes);
+
+/* ---- uploads beside the ops -------------------------------------------------------------------------------------------------- */
+
+/* Host memory that a card reads by itself (page-locked); on the CPU plain memory. bytes > 0, aligned to 64, contents undefined. */
+fx_status fx_host_create(fx_ctx* ctx, void** host, int64_t bytes);
+void fx_host_destroy(fx_ctx* ctx, void* host, int64_t bytes);
+
+/* A copy to the device that runs beside ops, and can be made many times. start: the copy begins when the ops called so far are over; those
+ * called later must leave `device` alone until wait, which lets the ops called after it run when the copy is done. Neither waits by itself.
+ * host is memory of fx_host_create and must stay as it is until then. */
+typedef struct fx_upload fx_upload;
+fx_status fx_upload_create(fx_ctx* ctx, fx_upload** upload);
+fx_status fx_upload_start(fx_upload* upload, void* device, const void* host, int64_t bytes);
+fx_status fx_upload_wait(fx_upload* upload);
+/* The copy must be over. NULL is allowed. */
+void fx_upload_destroy(fx_upload* upload);
+
+/* ---- graphs ------------------------------------------------------------------------------------------------------------------ */
+
+/* Ops recorded once and run again by one call, on the same addresses with the same shapes. Between begin and end ops are recorded, not run.
+ * They must have run before in the same way, so that nothing is left to be prepared: what cannot be recorded (copies, buffers, sync, a
+ * workspace that would grow) fails with UNSUPPORTED. UNSUPPORTED altogether on the CPU and with FLUXIR_SYNC. */
+typedef struct fx_graph fx_graph;
+fx_status fx_graph_begin(fx_ctx* ctx);
+/* Ends the recording in any case; *graph is NULL where it failed. */
+fx_status fx_graph_end(fx_ctx* ctx, fx_graph** graph);
+/* INVALID when the ctx's workspace has moved since the recording. */
+fx_status fx_graph_launch(fx_graph* graph);
+/* NULL is allowed. */
+void fx_graph_destroy(fx_graph* graph);
 
 /* ---- linear ----------------------------------------------------------------------------------------------------------------- */
 

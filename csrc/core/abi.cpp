@@ -10,6 +10,16 @@ struct fx_buffer {
   int64_t bytes;
 };
 
+struct fx_upload {
+  fx_ctx* ctx;
+  void* event;  // the backend's
+};
+
+struct fx_graph {
+  fx_ctx* ctx;
+  void* graph;  // the backend's
+};
+
 namespace {
 
 fx_status say(char* message, size_t capacity, fx_status status, const char* text, const char* device) {
@@ -109,6 +119,72 @@ fx_status fx_copy_to_host(fx_ctx* ctx, void* host, const void* device, int64_t b
   if (bytes == 0) return FX_STATUS_OK;
   if (!device || !host || bytes < 0) return fx::fail(ctx, FX_STATUS_INVALID, "copy_to_host: NULL address or negative size");
   return fx::fenced(ctx, "copy_to_host", [&] { return ctx->backend->copy_to_host(ctx, host, device, bytes); });
+}
+
+fx_status fx_host_create(fx_ctx* ctx, void** host, int64_t bytes) {
+  if (!ctx || !host) return FX_STATUS_INVALID;
+  *host = nullptr;
+  if (bytes <= 0) return fx::fail(ctx, FX_STATUS_INVALID, "host_create: bytes: got %lld want > 0", (long long)bytes);
+  return fx::fenced(ctx, "host_create", [&] { return ctx->backend->host_allocate(ctx, host, bytes); });
+}
+
+void fx_host_destroy(fx_ctx* ctx, void* host, int64_t bytes) {
+  if (ctx && host) ctx->backend->host_release(ctx, host, bytes);
+}
+
+fx_status fx_upload_create(fx_ctx* ctx, fx_upload** upload) {
+  if (!ctx || !upload) return FX_STATUS_INVALID;
+  *upload = new (std::nothrow) fx_upload{ctx, nullptr};
+  return *upload ? FX_STATUS_OK : fx::fail(ctx, FX_STATUS_OUT_OF_MEMORY, "upload_create: out of memory");
+}
+
+fx_status fx_upload_start(fx_upload* upload, void* device, const void* host, int64_t bytes) {
+  if (!upload) return FX_STATUS_INVALID;
+  fx_ctx* ctx = upload->ctx;
+  if (!device || !host || bytes <= 0) return fx::fail(ctx, FX_STATUS_INVALID, "upload_start: NULL address, or a size not above 0");
+  return fx::fenced(ctx, "upload_start", [&] { return ctx->backend->upload_start(ctx, &upload->event, device, host, bytes); });
+}
+
+fx_status fx_upload_wait(fx_upload* upload) {
+  if (!upload) return FX_STATUS_INVALID;
+  fx_ctx* ctx = upload->ctx;
+  return fx::fenced(ctx, "upload_wait", [&] { return ctx->backend->upload_wait(ctx, upload->event); });
+}
+
+void fx_upload_destroy(fx_upload* upload) {
+  if (!upload) return;
+  upload->ctx->backend->upload_end(upload->ctx, upload->event);
+  delete upload;
+}
+
+fx_status fx_graph_begin(fx_ctx* ctx) {
+  if (!ctx) return FX_STATUS_INVALID;
+  if (!ctx->backend->graph_begin) return fx::fail(ctx, FX_STATUS_UNSUPPORTED, "graph_begin: %s has no graphs", ctx->backend->name);
+  return fx::fenced(ctx, "graph_begin", [&] { return ctx->backend->graph_begin(ctx); });
+}
+
+fx_status fx_graph_end(fx_ctx* ctx, fx_graph** graph) {
+  if (!ctx || !graph) return FX_STATUS_INVALID;
+  *graph = nullptr;
+  if (!ctx->backend->graph_end) return fx::fail(ctx, FX_STATUS_UNSUPPORTED, "graph_end: %s has no graphs", ctx->backend->name);
+  return fx::fenced(ctx, "graph_end", [&]() -> fx_status {
+    void* recorded = nullptr;
+    fx_status status = ctx->backend->graph_end(ctx, &recorded);
+    if (status == FX_STATUS_OK) *graph = new fx_graph{ctx, recorded};
+    return status;
+  });
+}
+
+fx_status fx_graph_launch(fx_graph* graph) {
+  if (!graph) return FX_STATUS_INVALID;
+  fx_ctx* ctx = graph->ctx;
+  return fx::fenced(ctx, "graph_launch", [&] { return ctx->backend->graph_launch(ctx, graph->graph); });
+}
+
+void fx_graph_destroy(fx_graph* graph) {
+  if (!graph) return;
+  graph->ctx->backend->graph_release(graph->ctx, graph->graph);
+  delete graph;
 }
 
 }  // extern "C"

@@ -41,6 +41,16 @@ struct fx_backend {
   fx_status (*copy_to_device)(fx_ctx* ctx, void* device, const void* host, int64_t bytes);
   fx_status (*copy_to_host)(fx_ctx* ctx, void* host, const void* device, int64_t bytes);
   fx_status (*probe)(fx_ctx* ctx, fx_probe_kind kind, double seconds, double* rate);  // NULL: no peak can be measured
+  fx_status (*host_allocate)(fx_ctx* ctx, void** host, int64_t bytes);
+  void (*host_release)(fx_ctx* ctx, void* host, int64_t bytes);
+  // *event is NULL before the first start, then the backend's; upload_end frees it.
+  fx_status (*upload_start)(fx_ctx* ctx, void** event, void* device, const void* host, int64_t bytes);
+  fx_status (*upload_wait)(fx_ctx* ctx, void* event);
+  void (*upload_end)(fx_ctx* ctx, void* event);
+  fx_status (*graph_begin)(fx_ctx* ctx);  // NULL: there are no graphs
+  fx_status (*graph_end)(fx_ctx* ctx, void** graph);
+  fx_status (*graph_launch)(fx_ctx* ctx, void* graph);
+  void (*graph_release)(fx_ctx* ctx, void* graph);
   fx_ops ops;
 };
 

@@ -95,12 +95,31 @@ fx_status copy(fx_ctx*, void* to, const void* from, int64_t bytes) {
   return FX_STATUS_OK;
 }
 
+fx_status host_allocate(fx_ctx* ctx, void** host, int64_t bytes) {
+  *host = aligned(bytes);
+  if (!*host) return fail(ctx, FX_STATUS_OUT_OF_MEMORY, "host_create: %lld bytes of host memory not available", (long long)bytes);
+  return FX_STATUS_OK;
+}
+
+void host_release(fx_ctx*, void* host, int64_t) { free(host); }
+
+// There is nothing beside which it could run: the copy is over when start returns.
+fx_status upload_start(fx_ctx*, void**, void* device, const void* host, int64_t bytes) {
+  memcpy(device, host, size_t(bytes));
+  return FX_STATUS_OK;
+}
+
+fx_status upload_wait(fx_ctx*, void*) { return FX_STATUS_OK; }
+
+void upload_end(fx_ctx*, void*) {}
+
 fx_status probe(fx_ctx* ctx, fx_probe_kind kind, double seconds, double* rate) {
   return cpu_probe(ctx, state(ctx)->tier, kind, seconds, rate);
 }
 
 fx_backend make(Tier tier) {
-  fx_backend b{FX_ABI_VERSION, "cpu", create, destroy, sync, get_info, allocate, release, copy, copy, probe, {}};
+  fx_backend b{FX_ABI_VERSION, "cpu",        create,       destroy,     sync,       get_info, allocate, release, copy,    copy, probe,
+               host_allocate,  host_release, upload_start, upload_wait, upload_end, nullptr,  nullptr,  nullptr, nullptr, {}};
   switch (tier) {
     case Tier::generic: generic::fill_ops(&b.ops); break;
     case Tier::avx2: avx2::fill_ops(&b.ops); break;

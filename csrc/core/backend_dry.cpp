@@ -33,12 +33,22 @@ fx_status conv2d_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dw,
   return Dry<decltype(fx_ops::conv2d_backward)>::measure<&fx_ops::conv2d_backward>(ctx, dx, dw, db, dy, x, w, args);
 }
 
-fx_status allocate(fx_ctx* ctx, void** data, int64_t bytes) {
+// Memory of the host is not counted.
+fx_status host_allocate(fx_ctx* ctx, void** host, int64_t bytes) {
   void* p = mmap(nullptr, size_t(bytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (p == MAP_FAILED) return fail(ctx, FX_STATUS_OUT_OF_MEMORY, "buffer_create: no address space for %lld bytes", (long long)bytes);
-  *data = p;
-  count(ctx, bytes);
+  if (p == MAP_FAILED) return fail(ctx, FX_STATUS_OUT_OF_MEMORY, "no address space for %lld bytes", (long long)bytes);
+  *host = p;
   return FX_STATUS_OK;
+}
+
+void host_release(fx_ctx*, void* host, int64_t bytes) { munmap(host, size_t(bytes)); }
+
+fx_status upload_start(fx_ctx*, void**, void*, const void*, int64_t) { return FX_STATUS_OK; }
+
+fx_status allocate(fx_ctx* ctx, void** data, int64_t bytes) {
+  fx_status status = host_allocate(ctx, data, bytes);
+  if (status == FX_STATUS_OK) count(ctx, bytes);
+  return status;
 }
 
 void release(fx_ctx* ctx, void* data, int64_t bytes) {
@@ -60,7 +70,7 @@ fx_backend make() {
   b.name = "dry";
   b.create = dry_create;
   b.allocate = allocate, b.release = release, b.copy_to_device = to_device, b.copy_to_host = to_host, b.get_info = get_info,
-  b.probe = nullptr;
+  b.probe = nullptr, b.host_allocate = host_allocate, b.host_release = host_release, b.upload_start = upload_start;
 #define FX_SKIP(name) b.ops.name = Dry<decltype(b.ops.name)>::skip;
   FX_OP_LIST(FX_SKIP)
 #undef FX_SKIP

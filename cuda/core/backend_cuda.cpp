@@ -1,9 +1,11 @@
-// backend_cuda.cpp: the CUDA backend's memory verbs and its table. One ctx is one card with one stream for all ops and one for uploads.
-// Memory comes from the card's stream-ordered pool, so that freeing and allocating never wait; host data goes through pinned staging, so
-// that an upload returns as soon as the host's bytes are taken over. Only sync and copies to the host wait for the card.
+// backend_cuda.cpp: the CUDA backend's memory verbs and its table. One ctx is one card with one stream for all ops and the copies between
+// them, and one for uploads that run beside the ops. Memory comes from the card's stream-ordered pool, so that freeing and allocating never
+// wait; host data goes through pinned staging, so that a copy to the card returns as soon as the host's bytes are taken over. Only sync and
+// copies to the host wait for the card.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "fx_files.h"
 #include "op.h"
@@ -18,6 +20,7 @@ namespace {
 
 constexpr int kSlots = 4;
 constexpr int64_t kSlotBytes = 4 << 20;
+constexpr int64_t kPieceBytes = 32 << 20;  // of an upload: a copy between ops waits for one at most
 
 // Pinned staging memory; ready: the copy that used it last is over.
 struct Slot {
@@ -29,13 +32,20 @@ struct State {
   int device;
   cudaDeviceProp properties;
   cudaStream_t compute, copy;
-  cudaEvent_t order;  // joins the two streams
+  cudaEvent_t order;  // the ops that the copy stream waits for
   Slot slots[kSlots];
   int next;  // slot
   void* scratch;
   int64_t scratch_bytes;
   LinearState* linear;
-  bool poison, sync_each_op;
+  bool poison, sync_each_op, recording;
+  std::vector<void*> released;  // while recording: freed at its end
+};
+
+// A recorded graph. It holds the workspace's address, so it is void when that has moved.
+struct Graph {
+  cudaGraphExec_t exec;
+  void* scratch;
 };
 
 State* state(fx_ctx* ctx) { return static_cast<State*>(ctx->state); }
@@ -65,6 +75,18 @@ bool allocate_on(State* s, void** data, int64_t bytes) {
   cudaGetLastError();
   *data = nullptr;
   return false;
+}
+
+// What the pool keeps although nobody uses it.
+int64_t reserve(State* s) {
+  cudaMemPool_t pool;
+  uint64_t reserved = 0, used = 0;
+  if (cudaDeviceGetDefaultMemPool(&pool, s->device) == cudaSuccess &&
+      cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved) == cudaSuccess &&
+      cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used) == cudaSuccess && reserved > used)
+    return int64_t(reserved - used);
+  cudaGetLastError();
+  return 0;
 }
 
 fx_status pick_device(fx_ctx* ctx, const char* name, State* s) {
@@ -130,7 +152,14 @@ fx_status create(fx_ctx* ctx, const char* name) {
   return status;
 }
 
+// The status of what must not be called while a graph is recorded.
+fx_status recordable(fx_ctx* ctx, const char* what) {
+  if (!state(ctx)->recording) return FX_STATUS_OK;
+  return fail(ctx, FX_STATUS_UNSUPPORTED, "%s: cannot be part of a graph", what);
+}
+
 fx_status sync(fx_ctx* ctx) {
+  if (fx_status status = recordable(ctx, "ctx_sync")) return status;
   cudaSetDevice(state(ctx)->device);
   return check(ctx, cudaStreamSynchronize(state(ctx)->compute), "ctx_sync");
 }
@@ -142,6 +171,9 @@ fx_status get_info(fx_ctx* ctx, fx_ctx_info* info) {
   snprintf(info->device, sizeof info->device, "cuda:%d", s->device);
   snprintf(info->name, sizeof info->name, "%.95s", s->properties.name);
   snprintf(info->isa, sizeof info->isa, "sm_%d%d", s->properties.major, s->properties.minor);
+  size_t available = 0, total = 0;
+  cudaSetDevice(s->device);
+  if (cudaMemGetInfo(&available, &total) == cudaSuccess) info->free = int64_t(available) + reserve(s);
   int64_t lt = linear_library_version();
   snprintf(info->libraries, sizeof info->libraries, "CUDA %d.%d, driver %d.%d, cuBLASLt %d.%d.%d", CUDART_VERSION / 1000,
            CUDART_VERSION % 1000 / 10, driver / 1000, driver % 1000 / 10, int(lt / 10000), int(lt / 100 % 100), int(lt % 100));
@@ -149,6 +181,7 @@ fx_status get_info(fx_ctx* ctx, fx_ctx_info* info) {
 }
 
 fx_status allocate(fx_ctx* ctx, void** data, int64_t bytes) {
+  if (fx_status status = recordable(ctx, "buffer_create")) return status;
   State* s = state(ctx);
   cudaSetDevice(s->device);
   if (!allocate_on(s, data, bytes))
@@ -159,33 +192,32 @@ fx_status allocate(fx_ctx* ctx, void** data, int64_t bytes) {
 }
 
 void release(fx_ctx* ctx, void* data, int64_t bytes) {
-  cudaSetDevice(state(ctx)->device);
-  cudaFreeAsync(data, state(ctx)->compute);
+  State* s = state(ctx);
   count(ctx, -bytes);
+  if (s->recording) return s->released.push_back(data);
+  cudaSetDevice(s->device);
+  cudaFreeAsync(data, s->compute);
 }
 
-// The copy stream waits for the ops under way, since they may still use the memory, and later ops wait for the copy.
 fx_status copy_to_device(fx_ctx* ctx, void* device, const void* host, int64_t bytes) {
+  if (fx_status status = recordable(ctx, "copy_to_device")) return status;
   State* s = state(ctx);
   cudaSetDevice(s->device);
-  require(cudaEventRecord(s->order, s->compute), "event");
-  require(cudaStreamWaitEvent(s->copy, s->order, 0), "wait");
   for (int64_t at = 0; at < bytes; at += kSlotBytes) {
     Slot& slot = s->slots[s->next];
     s->next = (s->next + 1) % kSlots;
     int64_t n = std::min(kSlotBytes, bytes - at);
     require(cudaEventSynchronize(slot.ready), "staging");
     memcpy(slot.data, static_cast<const char*>(host) + at, size_t(n));
-    require(cudaMemcpyAsync(static_cast<char*>(device) + at, slot.data, size_t(n), cudaMemcpyHostToDevice, s->copy), "copy");
-    require(cudaEventRecord(slot.ready, s->copy), "event");
+    require(cudaMemcpyAsync(static_cast<char*>(device) + at, slot.data, size_t(n), cudaMemcpyHostToDevice, s->compute), "copy");
+    require(cudaEventRecord(slot.ready, s->compute), "event");
   }
-  require(cudaEventRecord(s->order, s->copy), "event");
-  require(cudaStreamWaitEvent(s->compute, s->order, 0), "wait");
   return FX_STATUS_OK;
 }
 
 // One piece is on its way while the host takes the piece before it.
 fx_status copy_to_host(fx_ctx* ctx, void* host, const void* device, int64_t bytes) {
+  if (fx_status status = recordable(ctx, "copy_to_host")) return status;
   State* s = state(ctx);
   cudaSetDevice(s->device);
   int64_t pieces = ceil_div(bytes, kSlotBytes);
@@ -206,6 +238,103 @@ fx_status copy_to_host(fx_ctx* ctx, void* host, const void* device, int64_t byte
   }
   s->next = int((first + pieces) % kSlots);
   return FX_STATUS_OK;
+}
+
+// ---- uploads beside the ops ----
+
+fx_status host_allocate(fx_ctx* ctx, void** host, int64_t bytes) {
+  if (fx_status status = recordable(ctx, "host_create")) return status;
+  cudaSetDevice(state(ctx)->device);
+  if (cudaMallocHost(host, size_t(bytes)) == cudaSuccess) return FX_STATUS_OK;
+  *host = nullptr;
+  cudaGetLastError();
+  return fail(ctx, FX_STATUS_OUT_OF_MEMORY, "host_create: %lld bytes of page-locked host memory not available", (long long)bytes);
+}
+
+void host_release(fx_ctx* ctx, void* host, int64_t) {
+  cudaSetDevice(state(ctx)->device);
+  cudaFreeHost(host);
+}
+
+fx_status upload_start(fx_ctx* ctx, void** event, void* device, const void* host, int64_t bytes) {
+  if (fx_status status = recordable(ctx, "upload_start")) return status;
+  State* s = state(ctx);
+  cudaSetDevice(s->device);
+  cudaEvent_t done = static_cast<cudaEvent_t>(*event);
+  if (!done) require(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), "event");
+  *event = done;
+  require(cudaEventRecord(s->order, s->compute), "event");
+  require(cudaStreamWaitEvent(s->copy, s->order, 0), "wait");
+  for (int64_t at = 0; at < bytes; at += kPieceBytes)
+    require(cudaMemcpyAsync(static_cast<char*>(device) + at, static_cast<const char*>(host) + at, size_t(std::min(kPieceBytes, bytes - at)),
+                            cudaMemcpyHostToDevice, s->copy),
+            "copy");
+  require(cudaEventRecord(done, s->copy), "event");
+  return FX_STATUS_OK;
+}
+
+fx_status upload_wait(fx_ctx* ctx, void* event) {
+  if (fx_status status = recordable(ctx, "upload_wait")) return status;
+  cudaSetDevice(state(ctx)->device);
+  if (event) require(cudaStreamWaitEvent(state(ctx)->compute, static_cast<cudaEvent_t>(event), 0), "wait");
+  return FX_STATUS_OK;
+}
+
+void upload_end(fx_ctx* ctx, void* event) {
+  cudaSetDevice(state(ctx)->device);
+  if (event) cudaEventDestroy(static_cast<cudaEvent_t>(event));
+}
+
+// ---- graphs ----
+
+// The mode lets other threads, which may have contexts of their own, go on allocating.
+fx_status graph_begin(fx_ctx* ctx) {
+  State* s = state(ctx);
+  if (s->sync_each_op) return fail(ctx, FX_STATUS_UNSUPPORTED, "graph_begin: FLUXIR_SYNC is set");
+  if (s->recording) return fail(ctx, FX_STATUS_INVALID, "graph_begin: a graph is being recorded already");
+  cudaSetDevice(s->device);
+  require(cudaStreamBeginCapture(s->compute, cudaStreamCaptureModeThreadLocal), "graph_begin");
+  s->recording = true;
+  return FX_STATUS_OK;
+}
+
+fx_status graph_end(fx_ctx* ctx, void** graph) {
+  State* s = state(ctx);
+  if (!s->recording) return fail(ctx, FX_STATUS_INVALID, "graph_end: no graph is being recorded");
+  s->recording = false;
+  cudaSetDevice(s->device);
+  cudaGraph_t recorded = nullptr;
+  cudaGraphExec_t exec = nullptr;
+  cudaError_t error = cudaStreamEndCapture(s->compute, &recorded);
+  if (error == cudaSuccess) error = cudaGraphInstantiate(&exec, recorded, 0);
+  if (recorded) cudaGraphDestroy(recorded);
+  for (void* data : s->released) cudaFreeAsync(data, s->compute);
+  s->released.clear();
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    return fail(ctx, FX_STATUS_UNSUPPORTED, "graph_end: %s", cudaGetErrorString(error));
+  }
+  *graph = new Graph{exec, s->scratch};
+  return FX_STATUS_OK;
+}
+
+fx_status graph_launch(fx_ctx* ctx, void* graph) {
+  State* s = state(ctx);
+  Graph* g = static_cast<Graph*>(graph);
+  if (fx_status status = recordable(ctx, "graph_launch")) return status;
+  if (g->scratch != s->scratch) return fail(ctx, FX_STATUS_INVALID, "graph_launch: the workspace has moved since the graph was recorded");
+  cudaSetDevice(s->device);
+  return check(ctx, cudaGraphLaunch(g->exec, s->compute), "graph_launch");
+}
+
+// The graph may be running.
+void graph_release(fx_ctx* ctx, void* graph) {
+  State* s = state(ctx);
+  Graph* g = static_cast<Graph*>(graph);
+  cudaSetDevice(s->device);
+  cudaStreamSynchronize(s->compute);
+  cudaGraphExecDestroy(g->exec);
+  delete g;
 }
 
 // ---- the table ----
@@ -230,7 +359,9 @@ struct Entry<Op, fx_status (*)(fx_ctx*, A...)> {
 };
 
 fx_backend make() {
-  fx_backend b{FX_ABI_VERSION, "cuda", create, destroy, sync, get_info, allocate, release, copy_to_device, copy_to_host, nullptr, {}};
+  fx_backend b{FX_ABI_VERSION, "cuda",         create,       destroy,   sync,          get_info,      allocate,
+               release,        copy_to_device, copy_to_host, nullptr,   host_allocate, host_release,  upload_start,
+               upload_wait,    upload_end,     graph_begin,  graph_end, graph_launch,  graph_release, {}};
 #define FX_ADD(file) add_##file(&ops);
   FX_FILES(FX_ADD)
 #undef FX_ADD
@@ -249,6 +380,7 @@ cudaStream_t stream(fx_ctx* ctx) { return state(ctx)->compute; }
 void* workspace(fx_ctx* ctx, int64_t bytes) {
   State* s = state(ctx);
   if (bytes > s->scratch_bytes) {
+    if (s->recording) throw std::runtime_error("the workspace would grow, which cannot be part of a graph");
     if (s->scratch) cudaFreeAsync(s->scratch, s->compute);
     count(ctx, -s->scratch_bytes);
     s->scratch_bytes = 0;

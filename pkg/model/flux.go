@@ -23,6 +23,7 @@ type Flux struct {
 
 	imgIn, txtIn                 linear
 	timeIn, vectorIn, guidanceIn embedder
+	stream                       *tensor.Stream // of the blocks' weights; nil: they are on the device
 	double                       []doubleBlock
 	single                       []singleBlock
 	final                        finalLayer
@@ -33,12 +34,12 @@ func NewFlux(a *tensor.Arena, c weights.FluxConfig, dtype bindings.DType) (*Flux
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	ps, err := newParams(a, weights.FluxParams(&c, weights.Original), dtype)
+	ps, stream, err := fluxParams(a, &c, dtype)
 	if err != nil {
 		return nil, err
 	}
 	f := &Flux{
-		Config: c, Params: ps, DType: dtype,
+		Config: c, Params: ps, DType: dtype, stream: stream,
 		imgIn: ps.linear("img_in"), txtIn: ps.linear("txt_in"), timeIn: ps.embedder("time_in"), vectorIn: ps.embedder("vector_in"),
 		final: finalLayer{ps.linear("final_layer.adaLN_modulation.1"), ps.linear("final_layer.linear")},
 	}
@@ -52,6 +53,25 @@ func NewFlux(a *tensor.Arena, c weights.FluxConfig, dtype bindings.DType) (*Flux
 		f.single = append(f.single, ps.singleBlock(fmt.Sprintf("single_blocks.%d.", i), c.NumAttentionHeads))
 	}
 	return f, nil
+}
+
+// fluxParams allocates the parameters: all on the device, or the blocks' in host memory where the arena has slots.
+func fluxParams(a *tensor.Arena, c *weights.FluxConfig, dtype bindings.DType) (*Params, *tensor.Stream, error) {
+	specs, blocks := weights.FluxParams(c, weights.Original), c.NumLayers+c.NumSingleLayers
+	if a.Slots == 0 || blocks == 0 {
+		ps, err := newParams(a, specs, dtype)
+		return ps, nil, err
+	}
+	return streamedParams(a, specs, dtype, blocks, func(name string) int {
+		var i int
+		if _, err := fmt.Sscanf(name, "double_blocks.%d.", &i); err == nil {
+			return i
+		}
+		if _, err := fmt.Sscanf(name, "single_blocks.%d.", &i); err == nil {
+			return c.NumLayers + i
+		}
+		return -1
+	})
 }
 
 // LoadFlux allocates a transformer and reads its weights, under either naming, converting them to dtype.
@@ -100,6 +120,7 @@ func (f *Flux) Forward(t *tensor.Tape, img, txt, vec, pe *tensor.Tensor, extra *
 	for i, b := range f.double {
 		in := append([]*tensor.Tensor{img, txt, siluVec}, extra.inputs(i)...)
 		out := runBlock(t, recompute, in, func(x []*tensor.Tensor) []*tensor.Tensor {
+			f.stream.Use(t, i)
 			img, txt := x[0], x[1]
 			if extra != nil {
 				img, txt = t.Gate(img, x[5], x[3], extra.Lambda), t.Gate(txt, x[6], x[4], extra.Lambda)
@@ -107,6 +128,7 @@ func (f *Flux) Forward(t *tensor.Tape, img, txt, vec, pe *tensor.Tensor, extra *
 			img, txt = b.forward(t, img, txt, x[2], pe)
 			return []*tensor.Tensor{img, txt}
 		})
+		f.stream.UseOnWayBack(t, i)
 		if i > 0 { // the first block's inputs are the caller's
 			t.Release(img, txt)
 		}
@@ -120,6 +142,7 @@ func (f *Flux) Forward(t *tensor.Tape, img, txt, vec, pe *tensor.Tensor, extra *
 	for i, b := range f.single {
 		in := append([]*tensor.Tensor{x, siluVec}, extra.inputs(len(f.double)+i)...)
 		y := runBlock(t, recompute, in, func(in []*tensor.Tensor) []*tensor.Tensor {
+			f.stream.Use(t, len(f.double)+i)
 			x := in[0]
 			if extra != nil {
 				y := t.New(x.DType(), x.Shape()...)
@@ -129,6 +152,7 @@ func (f *Flux) Forward(t *tensor.Tape, img, txt, vec, pe *tensor.Tensor, extra *
 			}
 			return []*tensor.Tensor{b.forward(t, x, in[1], pe)}
 		})[0]
+		f.stream.UseOnWayBack(t, len(f.double)+i)
 		t.Release(x)
 		x = y
 	}
@@ -137,11 +161,13 @@ func (f *Flux) Forward(t *tensor.Tape, img, txt, vec, pe *tensor.Tensor, extra *
 
 // DoubleBlock runs double block i alone: img [B,N,C], txt [B,T,C], siluVec [B,C] (SiLU of vec), pe of Positions. For benchmarks.
 func (f *Flux) DoubleBlock(t *tensor.Tape, i int, img, txt, siluVec, pe *tensor.Tensor) (imgOut, txtOut *tensor.Tensor) {
+	f.stream.Use(t, i)
 	return f.double[i].forward(t, img, txt, siluVec, pe)
 }
 
 // SingleBlock runs single block i alone: x [B,T+N,C], the rest as for DoubleBlock.
 func (f *Flux) SingleBlock(t *tensor.Tape, i int, x, siluVec, pe *tensor.Tensor) *tensor.Tensor {
+	f.stream.Use(t, len(f.double)+i)
 	return f.single[i].forward(t, x, siluVec, pe)
 }
 

@@ -153,9 +153,9 @@ func TestGoldenFlux(t *testing.T) {
 			z := tp.Input(upload(tp, fx.Input(t, "hidden_states")))
 			txt := tp.Input(upload(tp, fx.Input(t, "encoder_hidden_states")))
 			pooled := tp.Input(upload(tp, fx.Input(t, "pooled_projections")))
-			in := Input{Z: z, Prompt: txt, Pooled: pooled, Time: upload(tp, fx.Input(t, "timestep"))}
+			in := Input{Z: z, Prompt: txt, Pooled: pooled, Time: fx.Input(t, "timestep").Data}
 			if f.Config.GuidanceEmbeds {
-				in.Guidance = upload(tp, fx.Input(t, "guidance"))
+				in.Guidance = fx.Input(t, "guidance").Data
 			}
 			grid := golden.Param[[2]int](t, fx, "grid")
 			in.Rows, in.Columns = grid[0], grid[1]
@@ -216,11 +216,11 @@ func fluxirCase(t *testing.T, fx *golden.Fixture, a *tensor.Arena, tp *tensor.Ta
 	tp.Record()
 	grid := golden.Param[[2]int](t, fx, "grid")
 	in := Input{
-		Z: tp.Input(upload(tp, fx.Input(t, "z_t"))), LQ: tp.Input(upload(tp, fx.Input(t, "z_lq"))), Time: upload(tp, fx.Input(t, "t")),
+		Z: tp.Input(upload(tp, fx.Input(t, "z_t"))), LQ: tp.Input(upload(tp, fx.Input(t, "z_lq"))), Time: fx.Input(t, "t").Data,
 		Rows: grid[0], Columns: grid[1], Lambda: float32(golden.Param[float64](t, fx, "lambda")),
 	}
 	if f.Config.GuidanceEmbeds {
-		in.Guidance = upload(tp, fx.Input(t, "g"))
+		in.Guidance = fx.Input(t, "g").Data
 	}
 	if m.Adapter.Config.BaseText == TextPrompt {
 		in.Prompt, in.Pooled = upload(tp, fx.Input(t, "prompt_embeds")), upload(tp, fx.Input(t, "pooled"))

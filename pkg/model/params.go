@@ -15,24 +15,59 @@ import (
 type Params struct {
 	List   []*tensor.Param
 	byName map[string]*tensor.Param
+	arena  *tensor.Arena
 }
 
 // newParams allocates parameters of the given shapes, contents undefined.
 func newParams(a *tensor.Arena, specs []weights.Param, dtype bindings.DType) (*Params, error) {
-	ps := &Params{byName: map[string]*tensor.Param{}}
+	ps := &Params{byName: map[string]*tensor.Param{}, arena: a}
 	for _, s := range specs {
 		p, err := tensor.NewParam(a, s.Name, dtype, s.Shape...)
 		if err != nil {
 			return nil, err
 		}
-		ps.List = append(ps.List, p)
-		ps.byName[s.Name] = p
+		ps.add(p)
 	}
 	return ps, nil
 }
 
-// load fills the parameters from a file, converting to their dtype.
+// streamedParams is newParams for an arena with slots: parameters of which group tells a number are streamed, those of one number together.
+func streamedParams(a *tensor.Arena, specs []weights.Param, dtype bindings.DType, groups int, group func(name string) int) (*Params, *tensor.Stream, error) {
+	sizes := make([]int64, groups)
+	for _, s := range specs {
+		if i := group(s.Name); i >= 0 {
+			sizes[i] += tensor.ParamBytes(dtype, s.Shape...)
+		}
+	}
+	stream, err := tensor.NewStream(a, sizes)
+	if err != nil {
+		return nil, nil, err
+	}
+	ps := &Params{byName: map[string]*tensor.Param{}, arena: a}
+	for _, s := range specs {
+		if i := group(s.Name); i >= 0 {
+			ps.add(stream.NewParam(a, i, s.Name, dtype, s.Shape...))
+			continue
+		}
+		p, err := tensor.NewParam(a, s.Name, dtype, s.Shape...)
+		if err != nil {
+			return nil, nil, err
+		}
+		ps.add(p)
+	}
+	return ps, stream, nil
+}
+
+func (ps *Params) add(p *tensor.Param) {
+	ps.List = append(ps.List, p)
+	ps.byName[p.Name] = p
+}
+
+// load fills the parameters from a file, converting to their dtype. The dry device holds no values: nothing is read for it.
 func (ps *Params) load(src weights.Source, specs []weights.Param) error {
+	if ps.arena.Dry() {
+		return nil
+	}
 	for i, s := range specs {
 		t, err := s.Load(src)
 		if err != nil {

@@ -3,6 +3,7 @@ package model
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/fluxir/fluxir/bindings"
 	"github.com/fluxir/fluxir/pkg/tensor"
@@ -17,6 +18,8 @@ type SampleOptions struct {
 	Guidance float32 // g, read by bases with guidance_in only
 	// The base's text [B,T,J] and pooled text [B,Y], as Input has them; nil with an adapter that has learned its own.
 	Prompt, Pooled *tensor.Tensor
+	// Graphs, if not nil, records evaluations of one shape as a graph where the device has graphs (tensor.Graphs). Prompt and Pooled are then always the same.
+	Graphs *tensor.Graphs
 }
 
 // Times are the Steps+1 times of a run on latents of so many tokens, from Start down to 0.
@@ -47,19 +50,22 @@ func Blend(z1, zLQ []float32, start float64) {
 // shape. A step to 0 from a network that predicts the sample is the prediction itself.
 func (m *FluxIR) Euler(t *tensor.Tape, z, zLQ *tensor.Tensor, from, to float64, o SampleOptions) *tensor.Tensor {
 	batch, h, w := z.Dim(0), z.Dim(1), z.Dim(2)
-	constant := func(v float64) *tensor.Tensor { return t.Fill(t.New(bindings.F32, batch), float32(v)) }
-	in := Input{
-		Z: t.Pack(z), Time: constant(from), Guidance: constant(float64(o.Guidance)), Rows: h / 2, Columns: w / 2, Lambda: o.Lambda,
-		Prompt: o.Prompt, Pooled: o.Pooled,
-	}
-	if zLQ != nil {
-		in.LQ = t.Pack(zLQ)
-	}
-	out := m.Forward(t, in)
-	if to == 0 && from >= minTime && out.Sample != nil {
-		return t.Unpack(out.Sample, h, w)
-	}
-	return t.Axpby(z, t.Unpack(out.V, h, w), constant(1), constant(to-from), bindings.F32)
+	all := func(v float64) []float32 { return slices.Repeat([]float32{float32(v)}, batch) }
+	in := Input{Time: all(from), Guidance: all(float64(o.Guidance)), Rows: h / 2, Columns: w / 2, Lambda: o.Lambda, Prompt: o.Prompt, Pooled: o.Pooled}
+	c := m.constants(t, in)
+	one, change := t.Upload(all(1), bindings.F32, batch), t.Upload(all(to-from), bindings.F32, batch)
+	direct := to == 0 && from >= minTime
+	return o.Graphs.Run(t, fmt.Sprint(z.Shape(), zLQ != nil, direct, o.Lambda), []*tensor.Tensor{z, zLQ, o.Prompt, o.Pooled}, func() *tensor.Tensor {
+		in.Z = t.Pack(z)
+		if zLQ != nil {
+			in.LQ = t.Pack(zLQ)
+		}
+		out := m.evaluate(t, in, c)
+		if direct && out.Sample != nil {
+			return t.Unpack(out.Sample, h, w)
+		}
+		return t.Axpby(z, t.Unpack(out.V, h, w), one, change, bindings.F32)
+	})
 }
 
 // Sample runs all steps on whole latents from start [B,h,w,c], which Noise and Blend make, and returns z_0 in t's arena. Between

@@ -95,27 +95,33 @@ func TestSampleOneStep(t *testing.T) {
 
 // tinyFluxIR is a model whose weights are 0.01·N(0,1), norms included, with an output layer of 0.
 func tinyFluxIR(a *tensor.Arena) (*FluxIR, error) {
+	return tinyModel(a, bindings.F32, 0.01, func(*weights.FluxConfig) {})
+}
+
+// tinyModel is tinyFluxIR in dtype with another configuration and weights of another size.
+func tinyModel(a *tensor.Arena, dtype bindings.DType, scale float32, change func(c *weights.FluxConfig)) (*FluxIR, error) {
 	c := weights.FluxConfig{
 		Class: "FluxTransformer2DModel", PatchSize: 1, InChannels: 48, OutChannels: 48, NumLayers: 1, NumSingleLayers: 1, AttentionHeadDim: 16,
 		NumAttentionHeads: 2, JointAttentionDim: 8, PooledDim: 8, AxesDimsRope: []int{4, 6, 6}, Prediction: weights.PredictSample, LQSkip: true,
 	}
-	base, err := NewFlux(a, c, bindings.F32)
+	change(&c)
+	base, err := NewFlux(a, c, dtype)
 	if err != nil {
 		return nil, err
 	}
 	adapter := DefaultAdapterConfig()
 	adapter.TextTokens = 2
-	ad, err := NewAdapter(a, &base.Config, adapter, bindings.F32)
+	ad, err := NewAdapter(a, &base.Config, adapter, dtype)
 	if err != nil {
 		return nil, err
 	}
 	for i, p := range append(append([]*tensor.Param{}, base.Params.List...), ad.Params.List...) {
 		values := make([]float32, p.Value.Len())
-		if p.Name != "final_layer.linear.weight" && p.Name != "final_layer.linear.bias" {
+		if !c.LQSkip || p.Name != "final_layer.linear.weight" && p.Name != "final_layer.linear.bias" {
 			bindings.PhiloxNormal(values, 1, uint64(i), 0)
 		}
 		for j := range values {
-			values[j] *= 0.01
+			values[j] *= scale
 		}
 		if err := p.Set(values); err != nil {
 			return nil, err

@@ -14,12 +14,21 @@ const (
 // Arena hands out device memory that is freed all at once. Blocks stay allocated across Reset, so that a steady step allocates nothing; a released
 // piece is handed out again for the next request of the same size, which keeps gradients in memory that is still in cache.
 type Arena struct {
+	// Slots, where not 0, is a policy for weights: the blocks of a transformer made in this arena live in host memory and pass through so many slots of
+	// the device, at least 2 (Stream).
+	Slots int
+
 	device *bindings.Device
 	blocks []*bindings.Buffer
 	block  int   // index of the block in use
 	used   int64 // bytes used in it
 	free   map[int64][]unsafe.Pointer
+
+	streams []*Stream
 }
+
+// Dry tells whether the arena's device holds no values.
+func (a *Arena) Dry() bool { return a.device.Dry() }
 
 // NewArena returns an empty arena. Its methods are called inside Device.Do.
 func NewArena(d *bindings.Device) *Arena {
@@ -72,6 +81,10 @@ func (a *Arena) Bytes() int64 {
 
 // Free returns all blocks to the device. The arena is empty afterwards and may be used again.
 func (a *Arena) Free() {
+	for _, s := range a.streams {
+		s.free()
+	}
+	a.streams = nil
 	for _, b := range a.blocks {
 		b.Free()
 	}

@@ -1,6 +1,8 @@
 package tensor
 
 import (
+	"fmt"
+
 	"github.com/fluxir/fluxir/bindings"
 )
 
@@ -41,6 +43,9 @@ func (p *Param) Trained() bool { return p.Grad != nil }
 // Train makes the parameter trainable: allocates its F32 state from a, the master holding Value's values, gradient and moments 0, and the average, if
 // wanted, the master's values.
 func (p *Param) Train(a *Arena, average bool) error {
+	if p.Value.root.home != nil {
+		return fmt.Errorf("%s: a streamed parameter cannot be trained", p.Name)
+	}
 	values, err := p.Value.Host()
 	if err != nil {
 		return err

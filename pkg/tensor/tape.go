@@ -17,6 +17,7 @@ type Tape struct {
 	record bool
 	err    error
 	flops  int64
+	frees  int // calls of Free
 }
 
 // node is one recorded step. back reads the outputs' gradients and contributes to the inputs'; afterwards the memory the step owns is reused.
@@ -65,6 +66,7 @@ func (t *Tape) Reset() {
 // Free returns the tape's memory to the device. The tape may be used again.
 func (t *Tape) Free() {
 	t.Reset()
+	t.frees++
 	for _, a := range t.arenas {
 		a.Free()
 	}

@@ -6,6 +6,7 @@
 package tensor
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"unsafe"
@@ -32,6 +33,7 @@ type storage struct {
 	param     *Param // set for parameters: their gradient is F32 and lives there
 	grad      unsafe.Pointer
 	written   []box // parts of grad that hold values, disjoint
+	home      *home // of a streamed parameter: where its values are, which data holds only while its group is used
 }
 
 func (s *storage) bytes() int64 { return int64(numel(s.shape)) * int64(s.dtype.Size()) }
@@ -81,20 +83,44 @@ func (t *Tensor) Set(values []float32) error {
 	if len(values) != t.Len() {
 		panic(fmt.Sprintf("tensor: Set: %d values for shape %v", len(values), t.Shape()))
 	}
-	d := t.root.arena.device
 	if t.DType() == bindings.F32 {
-		return bindings.CopyToDevice(d, t.view.Data, values)
+		return overwrite(t, values)
 	}
 	half := make([]uint16, len(values))
 	for i, v := range values {
 		half[i] = bfloat16(v)
 	}
-	return bindings.CopyToDevice(d, t.view.Data, half)
+	return overwrite(t, half)
+}
+
+// overwrite gives t the values, which are of its dtype.
+func overwrite[E any](t *Tensor, values []E) error {
+	if h := t.root.home; h != nil && len(values) > 0 {
+		return h.write(unsafe.Slice((*byte)(unsafe.Pointer(&values[0])), len(h.bytes)))
+	}
+	return bindings.CopyToDevice(t.root.arena.device, t.view.Data, values)
 }
 
 // Host reads the tensor, any view, as float32 values in row-major order.
 func (t *Tensor) Host() ([]float32, error) {
+	if t.root.home != nil {
+		return t.hostHome()
+	}
 	return t.root.arena.hostCopy(*t.view)
+}
+
+// hostHome is Host for a streamed parameter.
+func (t *Tensor) hostHome() ([]float32, error) {
+	t.mustBeWhole("Host")
+	out, bytes := make([]float32, t.Len()), t.root.home.bytes
+	for i := range out {
+		if t.DType() == bindings.F32 {
+			out[i] = math.Float32frombits(binary.NativeEndian.Uint32(bytes[4*i:]))
+		} else {
+			out[i] = math.Float32frombits(uint32(binary.NativeEndian.Uint16(bytes[2*i:])) << 16)
+		}
+	}
+	return out, nil
 }
 
 // Finite tells whether no value is a NaN or an infinity.
@@ -267,5 +293,5 @@ func (t *Tensor) SetRaw(data []byte) error {
 	if len(data) != t.Len()*t.DType().Size() {
 		panic(fmt.Sprintf("tensor: SetRaw: %d bytes for shape %v of %v", len(data), t.Shape(), t.DType()))
 	}
-	return bindings.CopyToDevice(t.root.arena.device, t.view.Data, data)
+	return overwrite(t, data)
 }

@@ -91,10 +91,7 @@ func Losses(t *tensor.Tape, m *model.FluxIR, vae *model.VAE, prompt *Prompt, in 
 	data := t.Upload(mapped(in.Time, func(v float32) float32 { return 1 - v }), bindings.F32, in.Batch)
 	out.ZT = t.Axpby(out.Z0, z1, data, time, bindings.F32)
 
-	input := model.Input{Z: t.Pack(out.ZT), Time: time, Rows: h / 2, Columns: w / 2, Lambda: in.Lambda}
-	if in.Guidance != nil {
-		input.Guidance = t.Upload(in.Guidance, bindings.F32, in.Batch)
-	}
+	input := model.Input{Z: t.Pack(out.ZT), Time: in.Time, Guidance: in.Guidance, Rows: h / 2, Columns: w / 2, Lambda: in.Lambda}
 	if m.Adapter != nil {
 		if in.Keep != nil {
 			out.ZLQ = t.Axpby(out.ZLQ, nil, t.Upload(in.Keep, bindings.F32, in.Batch), nil, bindings.F32)
