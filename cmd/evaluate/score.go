@@ -31,7 +31,11 @@ func score(args []string, out, log io.Writer) error {
 	flags.SortFlags = false
 	reference := flags.String("reference", "", "clean pictures, a file or a folder; empty = none, blind metrics only")
 	input := flags.String("input", "", "degraded pictures, a file or a folder")
-	metrics := flags.StringSlice("metrics", []string{"all"}, "all, fr, nr, "+strings.Join(iqa.Names(), ", "))
+	metrics := flags.StringSlice("metrics", []string{"all"}, "all, fr, nr, "+strings.Join(iqa.Names(false), ", "))
+	var networks iqa.Networks
+	flags.StringVar(&networks.Folder, "weights", "data/iqa", "`folder` of the networks' weights; where they are missing, lpips-alex and so on say what to fetch")
+	flags.StringVar(&networks.Device, "device", "auto", "cpu, cuda or auto, of the networks")
+	flags.IntVar(&networks.Threads, "threads", 0, "CPU threads of the networks, 0 = all cores")
 	var o evaluate.ScoreOptions
 	flags.StringVar(&o.Setup.Channel, "channel", "rgb", "rgb or y (Matlab's rgb2ycbcr), of psnr, ssim and ms-ssim")
 	flags.IntVar(&o.Setup.Crop, "crop", 0, "side of the centre crop in pixels, 0 = whole pictures")
@@ -57,8 +61,12 @@ func score(args []string, out, log io.Writer) error {
 		return errors.New("--lq-consistency: name the --input to compare with")
 	}
 	var err error
-	if o.Metrics, err = iqa.Parse(*metrics); err != nil {
+	if o.Metrics, err = iqa.Parse(*metrics, networks); err != nil {
 		return err
+	}
+	defer iqa.Close(o.Metrics)
+	if missing := networks.Missing(); !flags.Changed("metrics") && len(missing) > 0 {
+		fmt.Fprintf(log, "left out, no weights in %s: %s (named in --metrics, each says what to fetch)\n", networks.Folder, strings.Join(missing, ", "))
 	}
 	pairs, err := evaluate.Pairs(flags.Arg(0), *reference, *input)
 	if err != nil {

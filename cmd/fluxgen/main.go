@@ -93,6 +93,7 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 		return err
 	}
 	degradation.Seed, degradation.Copies = c.degradeSeed, c.copies
+	c.selection.Networks.Device, c.selection.Networks.Threads = c.model.Device, c.model.Threads
 	if err := c.selection.Validate(); err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
@@ -223,21 +224,13 @@ func (c *command) generateFlags(flags *pflag.FlagSet) {
 
 func (c *command) selectFlags(flags *pflag.FlagSet) {
 	s := &c.selection
-	flags.StringSliceVar(&s.Metrics, "metrics", nil, "of "+strings.Join(blind(), ", ")+"; empty = niqe and brisque, or brisque alone where pictures are too small")
+	flags.StringSliceVar(&s.Metrics, "metrics", nil, "of "+strings.Join(iqa.Names(true), ", ")+"; empty = niqe and brisque, or brisque alone where pictures are too small")
+	flags.StringVar(&s.Networks.Folder, "weights", "data/iqa", "`folder` of the weights of clip-iqa, musiq and maniqa, which say what to fetch where they are missing")
 	flags.StringVar(&s.Combine, "combine", s.Combine, "quantile: drop the worst by each score; rank: the worst by mean rank")
 	flags.Float64Var(&s.Keep, "keep", s.Keep, "part kept by the scores")
 	flags.IntVar(&s.Duplicate, "duplicate", s.Duplicate, "bits of 64 in which hashes of duplicates differ at most; -1 keeps duplicates")
 	flags.Float64Var(&s.MaxFlat, "max-flat", s.MaxFlat, "largest part of flat 8x8 blocks")
 	flags.Float64Var(&s.MinSharp, "min-sharp", s.MinSharp, "smallest deviation of the Laplacian, 0..255 scale")
-}
-
-func blind() (names []string) {
-	for _, m := range iqa.Metrics {
-		if !m.Reference {
-			names = append(names, m.Name)
-		}
-	}
-	return names
 }
 
 func (c *command) parseSize() error {

@@ -213,7 +213,8 @@ func Distributions(lines []Line) ([]Distribution, error) {
 }
 
 func lowerBetter(name string) bool {
-	return slices.ContainsFunc(iqa.Metrics, func(m *iqa.Metric) bool { return m.Name == name && m.LowerBetter })
+	d, _ := iqa.Find(name)
+	return d.LowerBetter
 }
 
 func mean(v []float64) float64 {

@@ -39,7 +39,7 @@ func trio(t *testing.T) (result, reference, input string) {
 
 func metrics(t *testing.T, names ...string) []*iqa.Metric {
 	t.Helper()
-	m, err := iqa.Parse(names)
+	m, err := iqa.Parse(names, iqa.Networks{})
 	if err != nil {
 		t.Fatal(err)
 	}

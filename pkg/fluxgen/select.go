@@ -9,6 +9,7 @@ import (
 	"math/bits"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/fluxir/fluxir/pkg/iqa"
 )
@@ -22,11 +23,12 @@ const (
 // Selection says which pictures are kept.
 type Selection struct {
 	Metrics   []string // blind metrics of pkg/iqa; nil: niqe and brisque, or brisque alone for pictures too small for niqe
-	Combine   string   // "": quantile
-	Keep      float64  // part kept by the scores, 0..1; the paper's is 0.95
-	Duplicate int      // pictures whose hashes differ in at most so many bits of 64 are duplicates, all but the first dropped; negative: none are
-	MaxFlat   float64  // largest part of flat blocks
-	MinSharp  float64  // smallest standard deviation of the Laplacian
+	Networks  iqa.Networks
+	Combine   string  // "": quantile
+	Keep      float64 // part kept by the scores, 0..1; the paper's is 0.95
+	Duplicate int     // pictures whose hashes differ in at most so many bits of 64 are duplicates, all but the first dropped; negative: none are
+	MaxFlat   float64 // largest part of flat blocks
+	MinSharp  float64 // smallest standard deviation of the Laplacian
 }
 
 // DefaultSelection is the paper's quantile with mild cuts.
@@ -46,13 +48,12 @@ func (o Selection) Validate() error {
 	case !(o.MaxFlat >= 0) || !(o.MinSharp >= 0):
 		return fmt.Errorf("max-flat %v, min-sharp %v: want no negative number", o.MaxFlat, o.MinSharp)
 	}
-	metrics, err := iqa.Parse(o.Metrics)
-	for _, m := range metrics {
-		if m.Reference {
-			return fmt.Errorf("metrics: %s needs a reference picture", m.Name)
+	for _, name := range o.Metrics {
+		if d, ok := iqa.Find(name); !ok || d.Reference {
+			return fmt.Errorf("metrics: %q is unknown or needs a reference picture, want some of %s", name, strings.Join(iqa.Names(true), ", "))
 		}
 	}
-	return err
+	return nil
 }
 
 // Select scores the pictures that have no scores yet and decides about all of them. Nothing is deleted: a decision is a line of the manifest.
@@ -67,11 +68,16 @@ func (s *Set) Select(ctx context.Context, o Selection, progress Progress) error 
 	if len(indexes) == 0 {
 		return fmt.Errorf("%s: no generated pictures to select from", s.dir)
 	}
+	metrics, err := iqa.Parse(o.Metrics, o.Networks)
+	if err != nil {
+		return err
+	}
+	defer iqa.Close(metrics)
 	for done, i := range indexes {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := s.score(i, o.Metrics); err != nil {
+		if err := s.score(i, metrics); err != nil {
 			return err
 		}
 		progress.tell(stageScore, done+1, len(indexes))
@@ -96,10 +102,10 @@ func (s *Set) indexes() (out []int) {
 	return out
 }
 
-// score measures picture i unless it has been, under the same protocols.
-func (s *Set) score(i int, names []string) error {
+// score measures picture i unless it has been, under the same protocols; without metrics, by those that suit its size.
+func (s *Set) score(i int, metrics []*iqa.Metric) error {
 	old, ok := s.scored[i]
-	if ok && names == nil {
+	if ok && metrics == nil {
 		return nil
 	}
 	g := s.generated[i]
@@ -107,15 +113,14 @@ func (s *Set) score(i int, names []string) error {
 	if err != nil {
 		return err
 	}
-	if names == nil {
-		names = []string{"niqe", "brisque"}
+	if metrics == nil {
+		names := []string{"niqe", "brisque"}
 		if iqa.NIQEBlocks(img.W, img.H) < 2 {
 			names = names[1:]
 		}
-	}
-	metrics, err := iqa.Parse(names)
-	if err != nil {
-		return err
+		if metrics, err = iqa.Parse(names, iqa.Networks{}); err != nil {
+			return err
+		}
 	}
 	line := Scored{Stage: stageScore, Index: i, Scores: map[string]float64{}, Flat: flatness(img), Sharp: sharpness(img)}
 	line.Hash = fmt.Sprintf("%016x", perceptualHash(img))
@@ -188,7 +193,7 @@ func (s *Set) cut(indexes []int, why []string, o Selection) {
 		return
 	}
 	rank := make(map[int]float64, len(rest))
-	for _, m := range iqa.Metrics {
+	for _, m := range iqa.Known() {
 		if _, ok := s.scored[indexes[rest[0]]].Scores[m.Name]; !ok {
 			continue
 		}

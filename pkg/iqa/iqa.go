@@ -1,15 +1,17 @@
-// Package iqa scores images: NIQE and BRISQUE here, the metrics of pkg/data against a reference, and with every score the protocol that it was
-// taken under. Scores of different protocols cannot be compared, and Comparable refuses to.
+// Package iqa scores images: NIQE and BRISQUE here, the metrics of pkg/data against a reference, the networks of the folder below, and with every score
+// the protocol that it was taken under. Scores of different protocols cannot be compared, and Comparable refuses to.
 package iqa
 
 import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/fluxir/fluxir/pkg/data"
+	"github.com/fluxir/fluxir/pkg/iqa/network"
 )
 
 // Setup says how images are prepared before they are scored.
@@ -34,55 +36,152 @@ func (s Setup) Validate() error {
 	return nil
 }
 
-// Metric is one way to score an image.
-type Metric struct {
+// Description is what is known of a metric before it is asked for.
+type Description struct {
 	Name        string
 	Reference   bool // compares with a reference
 	LowerBetter bool
 	Side        int // smallest side of an image, after crop and border
-	weights     []byte
-	channels    bool // follows Setup.Channel
+}
+
+// Metric is one way to score an image.
+type Metric struct {
+	Description
+	weights     string // the first 12 digits of the SHA-256 of its weights, "" of a formula
+	channels    bool   // follows Setup.Channel
 	full, fullY func(m, reference *data.Image) (float64, error)
 	noReference func(m *data.Image) (float64, error)
+	close       func()
 }
 
-// Metrics are all there are.
-var Metrics = []*Metric{
-	{Name: "psnr", Reference: true, Side: 1, channels: true, full: data.PSNR, fullY: data.PSNRY},
-	{Name: "ssim", Reference: true, Side: 11, channels: true, full: data.SSIM, fullY: data.SSIMY},
-	{Name: "ms-ssim", Reference: true, Side: data.MSSSIMSide, channels: true, full: data.MSSSIM, fullY: data.MSSSIMY},
-	{Name: "gmsd", Reference: true, LowerBetter: true, Side: 2, full: data.GMSD},
-	{Name: "haarpsi", Reference: true, Side: 16, full: data.HaarPSI},
-	{Name: "niqe", LowerBetter: true, Side: niqeBlock, noReference: NIQE, weights: niqeJSON},
-	{Name: "brisque", LowerBetter: true, Side: brisqueSide, noReference: BRISQUE, weights: brisqueGzip},
+// metrics are those without weights to fetch.
+var metrics = []*Metric{
+	{Description: Description{Name: "psnr", Reference: true, Side: 1}, channels: true, full: data.PSNR, fullY: data.PSNRY},
+	{Description: Description{Name: "ssim", Reference: true, Side: 11}, channels: true, full: data.SSIM, fullY: data.SSIMY},
+	{Description: Description{Name: "ms-ssim", Reference: true, Side: data.MSSSIMSide}, channels: true, full: data.MSSSIM, fullY: data.MSSSIMY},
+	{Description: Description{Name: "gmsd", Reference: true, LowerBetter: true, Side: 2}, full: data.GMSD},
+	{Description: Description{Name: "haarpsi", Reference: true, Side: 16}, full: data.HaarPSI},
+	{Description: Description{Name: "niqe", LowerBetter: true, Side: niqeBlock}, noReference: NIQE, weights: hash(niqeJSON)},
+	{Description: Description{Name: "brisque", LowerBetter: true, Side: brisqueSide}, noReference: BRISQUE, weights: hash(brisqueGzip)},
 }
 
-// Parse returns the metrics of a list of names. "all" stands for all, "fr" for those with a reference, "nr" for those without.
-func Parse(names []string) ([]*Metric, error) {
-	var out []*Metric
+func hash(weights []byte) string {
+	sum := sha256.Sum256(weights)
+	return hex.EncodeToString(sum[:6])
+}
+
+// Known describes all metrics, networks last.
+func Known() (all []Description) {
+	for _, m := range metrics {
+		all = append(all, m.Description)
+	}
+	for _, k := range network.Kinds {
+		all = append(all, Description{k.Name, k.Reference, k.LowerBetter, k.Side})
+	}
+	return all
+}
+
+// Names lists the metrics, or those without a reference.
+func Names(blind bool) (names []string) {
+	for _, d := range Known() {
+		if !blind || !d.Reference {
+			names = append(names, d.Name)
+		}
+	}
+	return names
+}
+
+// Find describes the metric of a name; ok says whether there is one.
+func Find(name string) (d Description, ok bool) {
+	all := Known()
+	i := slices.IndexFunc(all, func(d Description) bool { return d.Name == name })
+	if i < 0 {
+		return d, false
+	}
+	return all[i], true
+}
+
+// Networks says where the networks' weights lie and what runs them.
+type Networks struct {
+	Folder  string // NAME.safetensors of every network that there are weights for
+	Device  string // cpu, cuda, or auto: cuda where there is one; "" is auto
+	Threads int    // of the CPU, 0 = all cores
+}
+
+// Missing are the networks that there are no weights for.
+func (n Networks) Missing() (names []string) {
+	for _, k := range network.Kinds {
+		if _, err := os.Stat(k.Path(n.Folder)); err != nil {
+			names = append(names, k.Name)
+		}
+	}
+	return names
+}
+
+// Parse returns the metrics of a list of names. "all" stands for all, "fr" for those with a reference, "nr" for those without; networks without weights
+// are left out of these three, and an error by name.
+func Parse(names []string, n Networks) ([]*Metric, error) {
+	missing := n.Missing()
+	var wanted []string
 	for _, name := range names {
-		found := false
-		for _, m := range Metrics {
-			if name == m.Name || name == "all" || name == "fr" && m.Reference || name == "nr" && !m.Reference {
-				found = true
-				if !slices.Contains(out, m) {
-					out = append(out, m)
-				}
+		_, one := Find(name)
+		for _, d := range Known() {
+			group := name == "all" || name == "fr" && d.Reference || name == "nr" && !d.Reference
+			if (name == d.Name || group && !slices.Contains(missing, d.Name)) && !slices.Contains(wanted, d.Name) {
+				wanted = append(wanted, d.Name)
 			}
 		}
-		if !found {
-			return nil, fmt.Errorf("unknown metric %q, want all, fr, nr, %s", name, strings.Join(Names(), ", "))
+		if !one && name != "all" && name != "fr" && name != "nr" {
+			return nil, fmt.Errorf("unknown metric %q, want all, fr, nr, %s", name, strings.Join(Names(false), ", "))
 		}
+	}
+	var out []*Metric
+	for _, name := range wanted {
+		if i := slices.IndexFunc(metrics, func(m *Metric) bool { return m.Name == name }); i >= 0 {
+			out = append(out, metrics[i])
+			continue
+		}
+		m, err := n.metric(name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, m)
 	}
 	return out, nil
 }
 
-// Names lists the metrics.
-func Names() (names []string) {
-	for _, m := range Metrics {
-		names = append(names, m.Name)
+// metric is a network, which is loaded when it is first used.
+func (n Networks) metric(name string) (*Metric, error) {
+	k := &network.Kinds[slices.IndexFunc(network.Kinds, func(k network.Kind) bool { return k.Name == name })]
+	weights, err := k.Hash(n.Folder)
+	if err != nil {
+		return nil, err
 	}
-	return names
+	var loaded *network.Network
+	score := func(m, reference *data.Image) (v float64, err error) {
+		if loaded == nil {
+			if loaded, err = k.Open(n.Folder, n.Device, n.Threads); err != nil {
+				return 0, err
+			}
+		}
+		return loaded.Score(m, reference)
+	}
+	d, _ := Find(name)
+	return &Metric{Description: d, weights: weights, full: score, noReference: func(m *data.Image) (float64, error) { return score(m, nil) }, close: func() {
+		if loaded != nil {
+			loaded.Close()
+			loaded = nil
+		}
+	}}, nil
+}
+
+// Close frees what the metrics have loaded.
+func Close(metrics []*Metric) {
+	for _, m := range metrics {
+		if m.close != nil {
+			m.close()
+		}
+	}
 }
 
 // Score scores an image, rounded to 8 bits as a file holds it, against its reference where the metric has one.
@@ -139,12 +238,14 @@ func (m *Metric) Protocol(s Setup) string {
 			channel = s.Channel
 		}
 	}
+	if m.close != nil { // networks see colours
+		channel = "rgb"
+	}
 	if m.Reference && s.Resize != "" {
 		resize = s.Resize
 	}
-	if m.weights != nil {
-		sum := sha256.Sum256(m.weights)
-		weights = hex.EncodeToString(sum[:6])
+	if m.weights != "" {
+		weights = m.weights
 	}
 	return fmt.Sprintf("%s crop=%d border=%d channel=%s resize=%s weights=%s", m.Name, s.Crop, s.Border, channel, resize, weights)
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/fluxir/fluxir/pkg/data"
+	"github.com/fluxir/fluxir/pkg/iqa/network"
 )
 
 const side, border = 384, 4 // of tools/golden/iqa.py
@@ -96,11 +97,11 @@ func TestAgainstReferences(t *testing.T) {
 				for key, w := range want {
 					plain := strings.TrimPrefix(strings.TrimPrefix(key, "pyiqa_"), "published_") // those with a prefix are for the record
 					name, channel, _ := strings.Cut(plain, "_")
-					metrics, err := Parse([]string{name})
+					parsed, err := Parse([]string{name}, Networks{})
 					if err != nil {
 						t.Fatal(err)
 					}
-					got, err := metrics[0].Score(img, ref, Setup{Channel: channel, Border: border})
+					got, err := parsed[0].Score(img, ref, Setup{Channel: channel, Border: border})
 					if err != nil {
 						t.Errorf("%s: %s: %v", r.File, key, err)
 						continue
@@ -125,7 +126,7 @@ func TestAgainstReferences(t *testing.T) {
 
 func TestSmallFlatAndSameBits(t *testing.T) {
 	flat := data.New(300, 200)
-	for _, m := range Metrics {
+	for _, m := range metrics {
 		for _, img := range []*data.Image{data.New(1, 1), data.New(m.Side, m.Side), flat} {
 			v, err := m.Score(img, img, Setup{})
 			if err == nil && math.IsNaN(v) || err != nil && m.Reference && img.W >= m.Side {
@@ -141,7 +142,7 @@ func TestSmallFlatAndSameBits(t *testing.T) {
 	}
 	img := load(t, "../../testdata/photo/castle.jpg").Crop(0, 0, 251, 203)
 	bad := degraded(img)
-	for _, m := range Metrics {
+	for _, m := range metrics {
 		runtime.GOMAXPROCS(1)
 		want, err := m.Score(bad, img, Setup{})
 		if err != nil {
@@ -158,7 +159,7 @@ func TestSmallFlatAndSameBits(t *testing.T) {
 }
 
 func TestProtocol(t *testing.T) {
-	m := Metrics[0]
+	m := metrics[0]
 	a, b := m.Protocol(Setup{Border: 4, Channel: "y"}), m.Protocol(Setup{Border: 4})
 	if a != "psnr crop=0 border=4 channel=y resize=none weights=none" {
 		t.Errorf("protocol %q", a)
@@ -166,7 +167,7 @@ func TestProtocol(t *testing.T) {
 	if Comparable(a, a) != nil || Comparable(a, b) == nil {
 		t.Error("Comparable")
 	}
-	if p := Metrics[5].Protocol(Setup{Channel: "y"}); !strings.HasPrefix(p, "niqe crop=0 border=0 channel=luma resize=none weights=") || strings.HasSuffix(p, "none") {
+	if p := metrics[5].Protocol(Setup{Channel: "y"}); !strings.HasPrefix(p, "niqe crop=0 border=0 channel=luma resize=none weights=") || strings.HasSuffix(p, "none") {
 		t.Errorf("protocol %q", p)
 	}
 	for _, s := range []Setup{{Channel: "x"}, {Crop: -1}, {Border: -1}, {Resize: "nearest"}} {
@@ -181,9 +182,48 @@ func TestProtocol(t *testing.T) {
 	if v, err := m.Score(small, data.New(60, 40), Setup{Resize: "bicubic"}); err != nil || !math.IsInf(v, 1) {
 		t.Errorf("resized: %v, %v", v, err)
 	}
-	if _, err := Parse([]string{"lpips"}); err == nil {
-		t.Error("an unknown metric")
+}
+
+// TestParse: groups, and networks with and without weights.
+func TestParse(t *testing.T) {
+	n := Networks{Folder: t.TempDir(), Device: "cpu"}
+	for want, names := range map[string][]string{
+		"psnr ssim ms-ssim gmsd haarpsi niqe brisque": {"all"},
+		"niqe brisque psnr":                           {"nr", "psnr", "niqe"},
+		"psnr ssim ms-ssim gmsd haarpsi":              {"fr"},
+	} {
+		ms, err := Parse(names, n)
+		var got []string
+		for _, m := range ms {
+			got = append(got, m.Name)
+		}
+		if err != nil || strings.Join(got, " ") != want {
+			t.Errorf("%v: %v, %v", names, got, err)
+		}
 	}
+	if _, err := Parse([]string{"lpips"}, n); err == nil || !strings.Contains(err.Error(), "lpips-alex") {
+		t.Errorf("an unknown metric: %v", err)
+	}
+	for _, k := range network.Kinds {
+		_, err := Parse([]string{k.Name}, n)
+		if err == nil || !strings.Contains(err.Error(), k.Path(n.Folder)) || !strings.Contains(err.Error(), "fetch ") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s without weights: %v", k.Name, err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(n.Folder, "musiq.safetensors"), []byte("no weights"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ms, err := Parse([]string{"nr"}, n)
+	if err != nil || len(ms) != 3 || ms[2].Name != "musiq" || len(n.Missing()) != len(network.Kinds)-1 {
+		t.Fatalf("nr with a network: %v, %v", ms, err)
+	}
+	if p := ms[2].Protocol(Setup{Channel: "y"}); !strings.HasPrefix(p, "musiq crop=0 border=0 channel=rgb resize=none weights=") || strings.HasSuffix(p, "none") {
+		t.Errorf("protocol %q", p)
+	}
+	if _, err := ms[2].Score(data.New(64, 64), nil, Setup{}); err == nil || !strings.Contains(err.Error(), "musiq.safetensors") {
+		t.Errorf("a file without weights: %v", err)
+	}
+	Close(ms)
 }
 
 func BenchmarkScore(b *testing.B) {
@@ -192,7 +232,7 @@ func BenchmarkScore(b *testing.B) {
 		b.Fatal(err)
 	}
 	bad := degraded(img)
-	for _, m := range Metrics {
+	for _, m := range metrics {
 		b.Run(m.Name, func(b *testing.B) {
 			for b.Loop() {
 				if _, err := m.Score(bad, img, Setup{Channel: "y"}); err != nil {
