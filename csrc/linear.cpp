@@ -2,12 +2,12 @@
 // tile of u while it is in the cache. Backward, one pass over dy makes du, the gradient at u, and the sums for db and dgate; then dx = du w
 // and dw += du^T x run in one parallel region.
 #include "core/activation.h"
-#include "core/product.h"
+#include "gemm/product.h"
 
 namespace fx::FX_TIER {
 namespace {
 
-constexpr int64_t kRows = 64;      // rows of a chunk of the column sums: fixed, so that sums do not depend on the threads
+constexpr int64_t kChunk = 64;     // rows of a chunk of the column sums: fixed, so that sums do not depend on the threads
 constexpr int64_t kColumns = 512;  // columns a chunk is walked in: their sums stay in L1
 constexpr int64_t kBlock = 1024;   // elements of a task of the final sums
 
@@ -28,21 +28,23 @@ struct RowAt {
 // ---- forward ----------------------------------------------------------------------------------------------------------------
 
 struct Epilogue {
-  const fx_tensor *y, *pre, *residual, *gate;
+  const fx_tensor *y, *pre, *residual, *gate, *b;
   fx_act act;
 };
 
-// y = f(u, residual, gate, i, lanes) and pre = u for one tile; first: its first row, counted over all items.
+// pre = u + b and y = f(u + b, residual, gate, i, lanes) for one tile; first: its first row, counted over all items.
 template <class T, class F>
 void finish_tile(const Epilogue& e, const Tile& t, int64_t first, const float* u, const F& f) {
+  const T* b = e.b ? data<T>(e.b) + t.j : nullptr;
   RowAt at(e.y, first);
-  for (int64_t r = 0; r < t.rows; r++, at.next(), u += kScratchRow) {
+  for (int64_t r = 0; r < t.rows; r++, at.next(), u += kTileRow) {
     T* y = data<T>(e.y) + at.offset(e.y) + t.j;
     T* pre = e.pre ? data<T>(e.pre) + at.offset(e.pre) + t.j : nullptr;
     const T* residual = e.gate ? data<T>(e.residual) + at.offset(e.residual) + t.j : nullptr;
     const T* gate = e.gate ? data<T>(e.gate) + at.item * e.gate->strides[0] + t.j : nullptr;
     for_lanes(t.columns, [&](int64_t i, int64_t lanes) {
       vf v = load_some(u + i, lanes);
+      if (b) v += load_some(b + i, lanes);
       if (pre) store_some(pre + i, v, lanes);
       store_some(y + i, f(v, residual, gate, i, lanes), lanes);
     });
@@ -58,43 +60,35 @@ void finish(const Epilogue& e, const Tile& t, int64_t first, const float* u) {
       });
     else if (e.act == FX_ACT_SILU)
       finish_tile<T>(e, t, first, u, [](vf v, const T*, const T*, int64_t, int64_t) { return Silu::value(v); });
-    else finish_tile<T>(e, t, first, u, [](vf v, const T*, const T*, int64_t, int64_t) { return Gelu::value(v); });
+    else if (e.act == FX_ACT_GELU_TANH)
+      finish_tile<T>(e, t, first, u, [](vf v, const T*, const T*, int64_t, int64_t) { return Gelu::value(v); });
+    else finish_tile<T>(e, t, first, u, [](vf v, const T*, const T*, int64_t, int64_t) { return v; });
     return fx_status(FX_STATUS_OK);
   });
 }
 
+// u = x w^T.
+Product forward_product(const fx_tensor* x, const fx_tensor* w) {
+  RowBatch rows(x);
+  if (rows.mergeable()) rows.merge();
+  return {rows.batch, rows.rows, w->shape[0], w->shape[1], matrix(x, rows), transposed(matrix(w, RowBatch(w))), fx_dtype(x->dtype), false};
+}
+
 fx_status linear_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* pre, const fx_tensor* x, const fx_tensor* residual,
                          const fx_tensor* gate, const fx_tensor* w, const fx_tensor* b, fx_act act) {
-  int64_t I = w->shape[1], O = w->shape[0];
-  if (O == 0) return FX_STATUS_OK;
-  bool fused = gate || act != FX_ACT_NONE;
-  fx_dtype dtype = compute_dtype(x->dtype);
   Arena arena;
-  Staged xs = stage(arena, x, dtype, overlaps(x)), ws = stage(arena, w, dtype, overlaps(w)), bs = stage(arena, b, dtype, true);
-  Staged ys = fused ? Staged{*y, y, -1} : stage(arena, y, dtype, false);
-  RowBatch in(&xs.view), out(&ys.view);
-  merge(in, out);
-  Product p{};
-  p.batch = in.batch, p.m = in.rows, p.n = O, p.k = I;
-  p.a = matrix(xs.view, in), p.b = transposed(matrix(ws.view, RowBatch(&ws.view))), p.c = matrix(ys.view, out);
-  p.dtype = dtype, p.c_dtype = fused ? fx_dtype(FX_DTYPE_F32) : dtype, p.biased = b != nullptr, p.scratch = fused;
-  Multiply product(ctx, arena, p);
+  Multiply product(ctx, arena, forward_product(x, w));
   int64_t work = arena.add(product.work_bytes * ctx->threads);
   arena.open(ctx);
-  place(ctx, arena, xs, true), place(ctx, arena, ws, true), place(ctx, arena, bs, true), place(ctx, arena, ys, false);
   product.prepare(ctx, arena);
-  product.p.a.data = static_cast<char*>(xs.view.data), product.p.b.data = static_cast<char*>(ws.view.data);
-  product.p.c.data = static_cast<char*>(ys.view.data), product.p.bias = static_cast<char*>(bs.view.data);
-  Epilogue e{y, pre, residual, gate, act};
+  Epilogue e{y, pre, residual, gate, b, act};
   int failures = 0;
   parallel_for_dynamic(ctx, product.grid.tasks, [&](int64_t task) {
-    bool ok = product.run(arena, task, arena.at(work) + thread_index() * product.work_bytes, [&](const Tile& t, const float* u) {
-      if (fused) finish(e, t, t.batch * p.m + t.i, u);
-    });
+    bool ok = product.run(arena, task, arena.at(work) + thread_index() * product.work_bytes,
+                          [&](const Tile& t, const float* u) { finish(e, t, t.batch * product.p.m + t.i, u); });
     if (!ok) __atomic_store_n(&failures, 1, __ATOMIC_RELAXED);
   });
   if (failures) return fail(ctx, FX_STATUS_DEVICE, "linear_forward: oneDNN could not run the product");
-  unstage(ctx, ys);
   return FX_STATUS_OK;
 }
 
@@ -113,16 +107,16 @@ struct Pass {
     O = dy->shape[dy->rank - 1];
     items = gate ? dy->shape[0] : 1;
     rows = row_count(dy) / items;
-    per_item = (rows + kRows - 1) / kRows;
+    per_item = (rows + kChunk - 1) / kChunk;
     chunks = items * per_item;
     du = {}, sums = gate_sums = nullptr;
   }
 };
 
 // f(dy, pre, gate, i, lanes) is du.
-template <class T, class U, class F>
+template <class T, class F>
 void pass_chunk(const Pass& w, int64_t chunk, const F& f) {
-  int64_t item = chunk / w.per_item, from = chunk % w.per_item * kRows, n = from + kRows < w.rows ? kRows : w.rows - from;
+  int64_t item = chunk / w.per_item, from = chunk % w.per_item * kChunk, n = from + kChunk < w.rows ? kChunk : w.rows - from;
   for (int64_t start = 0; start < w.O; start += kColumns) {
     int64_t columns = start + kColumns < w.O ? kColumns : w.O - start;
     float* sums = w.sums ? w.sums + chunk * w.O + start : nullptr;
@@ -134,7 +128,7 @@ void pass_chunk(const Pass& w, int64_t chunk, const F& f) {
     for (int64_t r = 0; r < n; r++, at.next()) {
       const T* dy = data<T>(w.dy) + at.offset(w.dy) + start;
       const T* pre = w.pre ? data<T>(w.pre) + at.offset(w.pre) + start : nullptr;
-      U* du = w.du.data ? data<U>(&w.du) + at.offset(&w.du) + start : nullptr;
+      T* du = w.du.data ? data<T>(&w.du) + at.offset(&w.du) + start : nullptr;
       for_lanes(columns, [&](int64_t i, int64_t lanes) {
         vf d = load_some(dy + i, lanes), saved = pre ? load_some(pre + i, lanes) : vf{}, g = f(d, saved, gate, i, lanes);
         if (du) store_some(du + i, g, lanes);
@@ -145,16 +139,14 @@ void pass_chunk(const Pass& w, int64_t chunk, const F& f) {
   }
 }
 
-template <class T, class U>
+template <class T>
 void run_pass(fx_ctx* ctx, const Pass& w) {
   parallel_for(ctx, w.chunks, [&](int64_t chunk) {
-    if (w.gate)
-      pass_chunk<T, U>(w, chunk, [](vf d, vf, const T* gate, int64_t i, int64_t lanes) { return d * load_some(gate + i, lanes); });
+    if (w.gate) pass_chunk<T>(w, chunk, [](vf d, vf, const T* gate, int64_t i, int64_t lanes) { return d * load_some(gate + i, lanes); });
     else if (w.act == FX_ACT_GELU_TANH)
-      pass_chunk<T, U>(w, chunk, [](vf d, vf u, const T*, int64_t, int64_t) { return d * Gelu::derivative(u); });
-    else if (w.act == FX_ACT_SILU)
-      pass_chunk<T, U>(w, chunk, [](vf d, vf u, const T*, int64_t, int64_t) { return d * Silu::derivative(u); });
-    else pass_chunk<T, U>(w, chunk, [](vf d, vf, const T*, int64_t, int64_t) { return d; });
+      pass_chunk<T>(w, chunk, [](vf d, vf u, const T*, int64_t, int64_t) { return d * Gelu::derivative(u); });
+    else if (w.act == FX_ACT_SILU) pass_chunk<T>(w, chunk, [](vf d, vf u, const T*, int64_t, int64_t) { return d * Silu::derivative(u); });
+    else pass_chunk<T>(w, chunk, [](vf d, vf, const T*, int64_t, int64_t) { return d; });
   });
 }
 
@@ -198,31 +190,51 @@ void add_sums(fx_ctx* ctx, const Pass& w, const fx_tensor* dgate, const fx_tenso
 }
 
 // dx = du w.
-Product input_product(const Staged& dx, const Staged& du, const Staged& w, fx_dtype dtype, bool accumulate) {
-  RowBatch in(&du.view), out(&dx.view);
-  merge(in, out);
-  Product p{};
-  p.batch = in.batch, p.m = in.rows, p.n = w.view.shape[1], p.k = w.view.shape[0];
-  p.a = matrix(du.view, in), p.b = matrix(w.view, RowBatch(&w.view)), p.c = matrix(dx.view, out);
-  p.dtype = p.c_dtype = dtype, p.accumulate = accumulate;
-  return p;
+Product input_product(const fx_tensor* du, const fx_tensor* w) {
+  RowBatch rows(du);
+  if (rows.mergeable()) rows.merge();
+  return {rows.batch, rows.rows, w->shape[1], w->shape[0], matrix(du, rows), matrix(w, RowBatch(w)), fx_dtype(du->dtype), false};
+}
+
+void finish_dx(const fx_tensor* dx, bool accumulate, const Tile& t, int64_t first, const float* u) {
+  dispatch(dx->dtype, [&](auto type) {
+    using T = decltype(type);
+    RowAt at(dx, first);
+    for (int64_t r = 0; r < t.rows; r++, at.next(), u += kTileRow) {
+      T* out = data<T>(dx) + at.offset(dx) + t.j;
+      for_lanes(t.columns, [&](int64_t i, int64_t lanes) {
+        vf v = load_some(u + i, lanes);
+        store_some(out + i, accumulate ? load_some(out + i, lanes) + v : v, lanes);
+      });
+    }
+    return fx_status(FX_STATUS_OK);
+  });
 }
 
 // dw += du^T x.
-Product weight_product(const fx_tensor* dw, const Staged& du, const Staged& x, fx_dtype dtype) {
-  RowBatch left(&du.view), right(&x.view);
+Product weight_product(const fx_tensor* dw, const fx_tensor* du, const fx_tensor* x) {
+  RowBatch left(du), right(x);
   merge(left, right);
-  Product p{};
-  p.batch = left.batch, p.m = dw->shape[0], p.n = dw->shape[1], p.k = left.rows;
-  p.a = transposed(matrix(du.view, left)), p.b = matrix(x.view, right), p.c = matrix(*dw, RowBatch(dw));
-  p.dtype = dtype, p.c_dtype = FX_DTYPE_F32, p.sum = true;
-  return p;
+  return {left.batch, dw->shape[0], dw->shape[1], left.rows, transposed(matrix(du, left)), matrix(x, right), fx_dtype(du->dtype), true};
 }
 
-// A dense tensor like t of another dtype, at an address set later.
-fx_tensor dense_like(const fx_tensor* t, fx_dtype dtype) {
+// Slice 0 adds to dw itself, the others write partial sums [slices - 1, m, n], which are added in order.
+void finish_dw(const fx_tensor* dw, float* partial, const Product& p, const Tile& t, const float* u) {
+  float* out = t.slice == 0 ? data<float>(dw) : partial + (t.slice - 1) * p.m * p.n;
+  int64_t step = t.slice == 0 ? dw->strides[0] : p.n;
+  for (int64_t r = 0; r < t.rows; r++, u += kTileRow) {
+    float* row = out + (t.i + r) * step + t.j;
+    for_lanes(t.columns, [&](int64_t i, int64_t lanes) {
+      vf v = load_some(u + i, lanes);
+      store_some(row + i, t.slice == 0 ? load_some(row + i, lanes) + v : v, lanes);
+    });
+  }
+}
+
+// A dense tensor like t, at an address set later.
+fx_tensor dense_like(const fx_tensor* t) {
   fx_tensor d = *t;
-  d.dtype = dtype, d.data = nullptr;
+  d.data = nullptr;
   int64_t stride = 1;
   for (int i = t->rank - 1; i >= 0; i--) d.strides[i] = stride, stride *= t->shape[i];
   return d;
@@ -231,50 +243,39 @@ fx_tensor dense_like(const fx_tensor* t, fx_dtype dtype) {
 fx_status linear_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dgate, const fx_tensor* dw, const fx_tensor* db,
                           const fx_tensor* dy, const fx_tensor* x, const fx_tensor* gate, const fx_tensor* w, const fx_tensor* pre,
                           fx_act act, int32_t accumulate) {
-  int64_t I = w->shape[1], O = w->shape[0], size = 2;
-  if (O == 0) return FX_STATUS_OK;
-  if (I == 0) dx = dw = nullptr;
-  fx_dtype dtype = compute_dtype(dy->dtype);
-  if (dtype == FX_DTYPE_F32) size = 4;
-  bool product = dx || dw, own = (pre || gate) && product;  // du has memory of its own
+  int64_t O = w->shape[0];
+  bool own = (pre || gate) && (dx || dw);  // du has memory of its own
   Pass pass(dy, pre, gate, act);
   Arena arena;
-  Staged dus = own ? Staged{dense_like(dy, dtype), dy, arena.add(row_count(dy) * O * size)} : stage(arena, dy, dtype, overlaps(dy));
-  Staged xs = stage(arena, dw ? x : nullptr, dtype, dw && overlaps(x)), ws = stage(arena, dx ? w : nullptr, dtype, dx && overlaps(w));
-  Staged dxs = stage(arena, dx, dtype, false);
-  Product none{};
-  Multiply by_w(ctx, arena, dx ? input_product(dxs, dus, ws, dtype, accumulate != 0) : none);
-  Multiply by_x(ctx, arena, dw ? weight_product(dw, dus, xs, dtype) : none);
+  fx_tensor du = own ? dense_like(dy) : *dy;
+  int64_t du_at = arena.add(own ? row_count(dy) * O * (dy->dtype == FX_DTYPE_F32 ? 4 : 2) : 0);
+  Multiply by_w(ctx, arena, dx ? input_product(&du, w) : Product{}), by_x(ctx, arena, dw ? weight_product(dw, &du, x) : Product{});
   int64_t sums = arena.add(db ? pass.chunks * O * 4 : 0), gate_sums = arena.add(dgate ? pass.chunks * O * 4 : 0);
+  int64_t partial = arena.add(dw ? (by_x.grid.slices - 1) * by_x.p.m * by_x.p.n * 4 : 0);
   int64_t work_bytes = by_w.work_bytes > by_x.work_bytes ? by_w.work_bytes : by_x.work_bytes;
   int64_t work = arena.add(work_bytes * ctx->threads);
   arena.open(ctx);
   if (db) pass.sums = arena.at<float>(sums);
   if (dgate) pass.gate_sums = arena.at<float>(gate_sums);
-  if (own) pass.du = dus.view, pass.du.data = dus.view.data = arena.at(dus.offset);
-  else if (product) place(ctx, arena, dus, true);
+  if (own) pass.du = du, by_w.p.a.data = by_x.p.a.data = pass.du.data = arena.at(du_at);
   if (own || db || dgate)
     dispatch(dy->dtype, [&](auto t) {
-      if (dtype == FX_DTYPE_F32) run_pass<decltype(t), float>(ctx, pass);
-      else run_pass<decltype(t), bf16>(ctx, pass);
+      run_pass<decltype(t)>(ctx, pass);
       return fx_status(FX_STATUS_OK);
     });
-  place(ctx, arena, xs, true), place(ctx, arena, ws, true), place(ctx, arena, dxs, accumulate != 0);
-  by_w.p.a.data = by_x.p.a.data = static_cast<char*>(dus.view.data);
-  by_w.p.b.data = static_cast<char*>(ws.view.data), by_w.p.c.data = static_cast<char*>(dxs.view.data);
-  by_x.p.b.data = static_cast<char*>(xs.view.data);
   by_w.prepare(ctx, arena), by_x.prepare(ctx, arena);
   int failures = 0;
   parallel_for_dynamic(ctx, by_x.grid.tasks + by_w.grid.tasks, [&](int64_t task) {
     char* own_work = arena.at(work) + thread_index() * work_bytes;
-    auto nothing = [](const Tile&, const float*) {};
     bool ok =
-        task < by_x.grid.tasks ? by_x.run(arena, task, own_work, nothing) : by_w.run(arena, task - by_x.grid.tasks, own_work, nothing);
+        task < by_x.grid.tasks
+            ? by_x.run(arena, task, own_work, [&](const Tile& t, const float* u) { finish_dw(dw, arena.at<float>(partial), by_x.p, t, u); })
+            : by_w.run(arena, task - by_x.grid.tasks, own_work,
+                       [&](const Tile& t, const float* u) { finish_dx(dx, accumulate != 0, t, t.batch * by_w.p.m + t.i, u); });
     if (!ok) __atomic_store_n(&failures, 1, __ATOMIC_RELAXED);
   });
   if (failures) return fail(ctx, FX_STATUS_DEVICE, "linear_backward: oneDNN could not run the product");
-  add_sums(ctx, pass, dgate, dw, arena.at<float>(by_x.partial), by_x.grid.slices, db);
-  if (dx) unstage(ctx, dxs);
+  add_sums(ctx, pass, dgate, dw, arena.at<float>(partial), by_x.grid.slices, db);
   return FX_STATUS_OK;
 }
 

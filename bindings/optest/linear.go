@@ -124,7 +124,8 @@ func linearBackward(dtype bindings.DType, e epilogue, accumulate bool, rows []in
 	return c
 }
 
-// linearCases: odd sizes, dw in several slices (more than 256 rows) and tiles (more than 512 on an edge), a packed and an unpacked w, rows of
+// linearCases: odd sizes, few rows (up to 8), dw in several slices (more than 256 rows), tiles (more than 768 rows or 384 columns), sums of several blocks
+// (more than 256 or 512 terms), a packed and an unpacked w, rows of
 // different images apart, x broadcast over rows or images; every epilogue across tiles and items, with and without what is optional.
 func linearCases() []Case {
 	var cases []Case
@@ -134,7 +135,7 @@ func linearCases() []Case {
 			I, O int
 		}{
 			{[]int{1}, 1, 1}, {[]int{3}, 17, 15}, {[]int{16}, 16, 16}, {[]int{2, 1}, 40, 33}, {[]int{131}, 65, 33}, {[]int{2, 7}, 9, 5}, {[]int{70}, 31, 1},
-			{[]int{3, 300}, 6, 5}, {[]int{1100}, 9, 11}, {[]int{5}, 3, 530}, {[]int{5}, 520, 3}, {[]int{4}, 2048, 16}, {[]int{0}, 4, 3}, {[]int{4}, 3, 0},
+			{[]int{3, 300}, 6, 5}, {[]int{1100}, 9, 11}, {[]int{5}, 3, 530}, {[]int{5}, 520, 3}, {[]int{4}, 2048, 16}, {[]int{7}, 33, 70}, {[]int{41}, 1045, 50}, {[]int{37}, 20, 1045}, {[]int{0}, 4, 3}, {[]int{4}, 3, 0},
 		} {
 			cases = append(cases, linearForward(dtype, plain, s.rows, s.I, s.O), linearBackward(dtype, plain, false, s.rows, s.I, s.O))
 		}

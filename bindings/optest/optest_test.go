@@ -37,10 +37,10 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	status := 0
-	run := func(tier, bf16 string, flags ...string) {
-		fmt.Println("tier", tier, bf16)
+	run := func(tier, bf16, gemm string, flags ...string) {
+		fmt.Println("tier", tier, bf16, gemm)
 		child := exec.Command(os.Args[0], append(os.Args[1:], flags...)...)
-		child.Env = append(os.Environ(), "FLUXIR_ISA="+tier, "FLUXIR_BF16="+bf16)
+		child.Env = append(os.Environ(), "FLUXIR_ISA="+tier, "FLUXIR_BF16="+bf16, "FLUXIR_GEMM="+gemm)
 		child.Stdout, child.Stderr = os.Stdout, os.Stderr
 		if err := child.Run(); err != nil {
 			status = 1
@@ -48,16 +48,17 @@ func TestMain(m *testing.M) {
 	}
 	for _, tier := range tiers[:slices.Index(tiers, best)+1] {
 		if tier != best { // formulas against formulas: no kernel in it
-			run(tier, "", "-test.skip=^TestGradient$")
+			run(tier, "", "", "-test.skip=^TestGradient$")
 			continue
 		}
-		run(tier, "")
+		run(tier, "", "")
 	}
 	if best == "avx512" { // the ways to multiply bf16, whichever is this processor's own
 		for _, bf16 := range []string{"widen", "dot", "stand-in"} {
-			run(best, bf16, "-test.run=^TestConformance$/^attention", "-test.bench=^$")
+			run(best, bf16, "own", "-test.run=^TestConformance$/^(attention|linear)", "-test.bench=^$")
 		}
 	}
+	run(best, "", "onednn", "-test.run=^TestConformance$/^linear", "-test.bench=^$")
 	os.Exit(status)
 }
 

@@ -14,4 +14,8 @@ Bf16 detect_bf16();
 // Whether this process may use AMX tiles with bf16: Linux gives it their state on request only.
 bool tiles_allowed();
 
+// Whether oneDNN multiplies matrices (linear), not csrc/gemm: FLUXIR_GEMM = own | onednn, without it for bf16 where Bf16::dot is the
+// fastest.
+bool onednn_multiplies(bool bf16);
+
 }  // namespace fx

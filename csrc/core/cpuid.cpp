@@ -66,4 +66,11 @@ Bf16 detect_bf16() {
   return choice;
 }
 
+bool onednn_multiplies(bool bf16) {
+  static const char* wish = getenv("FLUXIR_GEMM");
+  if (wish && strcmp(wish, "own") == 0) return false;
+  if (wish && strcmp(wish, "onednn") == 0) return true;
+  return bf16 && detect_bf16() == Bf16::dot;
+}
+
 }  // namespace fx

@@ -143,38 +143,27 @@ const Plan* find(Plans<Spec>& plans, uint64_t& clock, const Spec& spec, const F&
   return it->second.get();
 }
 
-dnnl::primitive_attr attributes(const dnnl::post_ops& ops) {
+dnnl::primitive_attr attributes() {
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-  attr.set_post_ops(ops);
   return attr;
-}
-
-dnnl::matmul::primitive_desc matmul_desc(const dnnl::engine& engine, const memory::desc& a, const memory::desc& b, const memory::desc& bias,
-                                         const memory::desc& c, const dnnl::primitive_attr& attr) {
-#if DNNL_VERSION_MAJOR >= 3
-  return bias.get_size() ? dnnl::matmul::primitive_desc(engine, a, b, bias, c, attr) : dnnl::matmul::primitive_desc(engine, a, b, c, attr);
-#else
-  return {bias.get_size() ? dnnl::matmul::desc(a, b, bias, c) : dnnl::matmul::desc(a, b, c), attr, engine};
-#endif
 }
 
 std::unique_ptr<Plan> make_matmul(const dnnl::engine& engine, const MatmulSpec& s) {
   Threads scope(1);
   memory::data_type t = type(s.dtype);
-  memory::desc a({s.m, s.k}, t, memory::dims{s.a_row, s.a_col}), b({s.k, s.n}, t, memory::dims{s.b_row, s.b_col}), bias;
-  memory::desc c({s.m, s.n}, type(s.c_dtype), memory::dims{s.c_row, 1});
-  if (s.bias) bias = memory::desc({1, s.n}, t, Tag::ab);
-  dnnl::post_ops ops;
-  if (s.accumulate) ops.append_sum(1.0f);
-  dnnl::primitive_attr attr = attributes(ops);
-  auto desc = matmul_desc(engine, a, s.pack ? memory::desc({s.k, s.n}, t, Tag::any) : b, bias, c, attr);
+  memory::desc a({s.m, s.k}, t, memory::dims{s.a_row, s.a_col}), b({s.k, s.n}, t, memory::dims{s.b_row, s.b_col});
+  memory::desc c({s.m, s.n}, memory::data_type::f32, memory::dims{s.c_row, 1}), any = memory::desc({s.k, s.n}, t, Tag::any);
+#if DNNL_VERSION_MAJOR >= 3
+  dnnl::matmul::primitive_desc desc(engine, a, s.pack ? any : b, c, attributes());
+#else
+  dnnl::matmul::primitive_desc desc(dnnl::matmul::desc(a, s.pack ? any : b, c), attributes(), engine);
+#endif
   auto plan = std::make_unique<Plan>();
   plan->engine = engine;
   plan->primitive = dnnl::matmul(desc);
   plan->set(0, DNNL_ARG_SRC, false, a, a);
   plan->set(1, DNNL_ARG_WEIGHTS, false, b, desc.weights_desc());
-  if (s.bias) plan->set(2, DNNL_ARG_BIAS, false, bias, bias);
   plan->set(3, DNNL_ARG_DST, true, c, c);
   plan->finish(desc);
   return plan;
@@ -187,7 +176,7 @@ struct Conv {
   memory::desc x, w, bias, y;
   dnnl::primitive_attr attr;
 
-  Conv(const dnnl::engine& e, const ConvSpec& spec, bool nhwc) : engine(e), s(spec), attr(attributes({})) {
+  Conv(const dnnl::engine& e, const ConvSpec& spec, bool nhwc) : engine(e), s(spec), attr(attributes()) {
     memory::data_type t = type(s.dtype);
     x = memory::desc({s.batch, s.in_c, s.in_y, s.in_x}, t, nhwc ? Tag::nhwc : Tag::any);
     w = memory::desc({s.out_c, s.in_c, s.ky, s.kx}, s.pass == kConvBackwardWeights ? memory::data_type::f32 : t, Tag::any);

@@ -15,14 +15,13 @@ bool onednn_bf16();
 OnednnCache* onednn_open();
 void onednn_close(OnednnCache* cache);
 
-// c [m,n] = a [m,k] · b [k,n] + bias [n], or c += that. Strides in elements; one of the two strides of a and of b is 1. Only int64
-// fields: the bytes are the cache's key.
+// c [m,n] = a [m,k] · b [k,n], c in F32. Strides in elements; one of the two strides of a and of b is 1. Only int64 fields: the bytes are
+// the cache's key.
 struct MatmulSpec {
   int64_t m, n, k;
   int64_t a_row, a_col, b_row, b_col, c_row;
-  int64_t dtype, c_dtype;  // fx_dtype of a, b and bias; of c
-  int64_t bias, accumulate;
-  int64_t pack;  // 1: b is first copied to the layout that the kernel likes best
+  int64_t dtype;  // fx_dtype of a and b
+  int64_t pack;   // 1: b is first copied to the layout that the kernel likes best
 };
 
 enum ConvPass : int64_t { kConvForward, kConvBackwardData, kConvBackwardWeights };
