@@ -110,7 +110,7 @@ func (f *Flux) vec(t *tensor.Tape, time, guidance, y *tensor.Tensor) *tensor.Ten
 type Broadcast struct {
 	Lambda           float32
 	Img, Txt         *tensor.Tensor   // features f_z [B,N,C], f_p [B,T,C]
-	GainImg, GainTxt []*tensor.Tensor // a_i [B,C] F32, one per block in order of execution
+	GainImg, GainTxt []*tensor.Tensor // a_i [B,C] F32, one per block in order of execution; nil: nothing is added there
 }
 
 // Forward is the velocity (or what the configuration says the output is) from the embedded tokens. img [B,N,C] = img_in(z_t), txt [B,T,C] = txt_in(prompt),
@@ -123,7 +123,7 @@ func (f *Flux) Forward(t *tensor.Tape, img, txt, vec, pe *tensor.Tensor, extra *
 			f.stream.Use(t, i)
 			img, txt := x[0], x[1]
 			if extra != nil {
-				img, txt = t.Gate(img, x[5], x[3], extra.Lambda), t.Gate(txt, x[6], x[4], extra.Lambda)
+				img, txt = extra.add(t, img, x[5], x[3]), extra.add(t, txt, x[6], x[4])
 			}
 			img, txt = b.forward(t, img, txt, x[2], pe)
 			return []*tensor.Tensor{img, txt}
@@ -144,10 +144,10 @@ func (f *Flux) Forward(t *tensor.Tape, img, txt, vec, pe *tensor.Tensor, extra *
 		y := runBlock(t, recompute, in, func(in []*tensor.Tensor) []*tensor.Tensor {
 			f.stream.Use(t, len(f.double)+i)
 			x := in[0]
-			if extra != nil {
+			if extra != nil && in[4] != nil {
 				y := t.New(x.DType(), x.Shape()...)
-				t.GateTo(y.Slice(1, 0, nTxt), x.Slice(1, 0, nTxt), in[5], in[3], extra.Lambda)
-				t.GateTo(y.Slice(1, nTxt, x.Dim(1)), x.Slice(1, nTxt, x.Dim(1)), in[4], in[2], extra.Lambda)
+				extra.addTo(t, y.Slice(1, 0, nTxt), x.Slice(1, 0, nTxt), in[5], in[3])
+				extra.addTo(t, y.Slice(1, nTxt, x.Dim(1)), x.Slice(1, nTxt, x.Dim(1)), in[4], in[2])
 				x = y
 			}
 			return []*tensor.Tensor{b.forward(t, x, in[1], pe)}
@@ -169,6 +169,23 @@ func (f *Flux) DoubleBlock(t *tensor.Tape, i int, img, txt, siluVec, pe *tensor.
 func (f *Flux) SingleBlock(t *tensor.Tape, i int, x, siluVec, pe *tensor.Tensor) *tensor.Tensor {
 	f.stream.Use(t, len(f.double)+i)
 	return f.single[i].forward(t, x, siluVec, pe)
+}
+
+// add is h + lambda · gain ⊙ features; h itself where gain is nil.
+func (e *Broadcast) add(t *tensor.Tape, h, gain, features *tensor.Tensor) *tensor.Tensor {
+	if gain == nil {
+		return h
+	}
+	return t.Gate(h, gain, features, e.Lambda)
+}
+
+// addTo is add into y, a view of a tensor from New.
+func (e *Broadcast) addTo(t *tensor.Tape, y, h, gain, features *tensor.Tensor) {
+	if gain == nil {
+		t.CopyTo(y, h)
+		return
+	}
+	t.GateTo(y, h, gain, features, e.Lambda)
 }
 
 // inputs are the broadcast's tensors for block i: f_z, f_p, a_z, a_p; none without an adapter.

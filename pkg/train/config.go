@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"github.com/fluxir/fluxir/bindings"
+	"github.com/fluxir/fluxir/pkg/model"
 )
 
 // ErrConfig is wrapped by every complaint about a configuration.
@@ -49,6 +50,8 @@ type Config struct {
 	Keep        int          `json:"keep" toml:"keep"` // older states kept beside the last and the best
 	Time        TimeSampling `json:"time" toml:"time"`
 	Loss        Loss         `json:"loss" toml:"loss"`
+
+	Adapter model.Routing `json:"adapter" toml:"adapter"` // of a new adapter; one that --warm loads has its own, which must be the same
 }
 
 // DefaultConfig has values that train the embedded model.
@@ -56,7 +59,7 @@ func DefaultConfig(stage string) Config {
 	return Config{
 		Stage: stage, Steps: 20000, Batch: 16, Accumulate: 1, Size: 64, Preset: "light", Seed: 1, LR: 6e-4, LRTheta: 1, LRSE: 1, WarmUp: 200,
 		Schedule: "constant", LRFloor: 0.05, WeightDecay: 0.01, Beta2: 0.99, Clip: 1, EMA: 0.999, Time: TimeSampling{Kind: LogitNormal},
-		Loss: DefaultLoss(), DType: "f32", Average: true, SaveEvery: 500, SampleEvery: 500, LogEvery: 20, Keep: 2,
+		Loss: DefaultLoss(), Adapter: model.DefaultRouting(), DType: "f32", Average: true, SaveEvery: 500, SampleEvery: 500, LogEvery: 20, Keep: 2,
 	}
 }
 
@@ -119,6 +122,9 @@ func (c Config) Validate() error {
 		return fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	if err := c.Time.Validate(); err != nil {
+		return fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	if err := c.Adapter.Validate(); err != nil {
 		return fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	return nil

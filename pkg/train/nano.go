@@ -68,6 +68,7 @@ func (s Settings) Stages() []Config {
 		if c.Stage == s.Stage {
 			break
 		}
+		c.Adapter = s.Adapter
 		list = append(list, c)
 	}
 	return append(list, s.Config)
@@ -102,7 +103,9 @@ func (r *runner) patchTransform(photos []data.Photo) (*PatchTransform, error) {
 // newNano makes the models of stage i of the recipe: first weights, then the averages that the earlier stages ended with.
 func (r *runner) newNano(arena *tensor.Arena, i int) (*model.Bundle, error) {
 	c := r.stages[i]
-	b, err := model.NewBundle(arena, NanoFlux(), NanoVAE(), NanoAdapter(), c.dtype(), bindings.F32)
+	config := NanoAdapter()
+	config.Routing = c.Adapter
+	b, err := model.NewBundle(arena, NanoFlux(), NanoVAE(), config, c.dtype(), bindings.F32)
 	if err != nil {
 		return nil, err
 	}

@@ -101,10 +101,14 @@ func (s Settings) shapes(arena *tensor.Arena) (*model.Bundle, error) {
 	if folder == "" {
 		folder = s.Model
 	}
-	if folder == "" || folder == ModelNano {
-		return model.NewBundle(arena, NanoFlux(), NanoVAE(), NanoAdapter(), s.dtype(), bindings.F32)
-	}
 	config := model.DefaultAdapterConfig()
+	if folder == "" || folder == ModelNano {
+		config = NanoAdapter()
+	}
+	config.Routing = s.Adapter
+	if folder == "" || folder == ModelNano {
+		return model.NewBundle(arena, NanoFlux(), NanoVAE(), config, s.dtype(), bindings.F32)
+	}
 	if s.Warm != "" {
 		var err error
 		if config, err = model.ReadAdapterConfig(folder); err != nil {

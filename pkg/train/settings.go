@@ -133,7 +133,7 @@ func tomlError(name string, err error) error {
 }
 
 // fixedKeys must be the same when a checkpoint is resumed: they say what is learned from what. The rest (steps, batches, rates, precision, saving) may change.
-var fixedKeys = []string{"stage", "preset", "seed", "weight_decay", "beta2", "average", "dropout", "time", "loss"}
+var fixedKeys = []string{"stage", "preset", "seed", "weight_decay", "beta2", "average", "dropout", "time", "loss", "adapter"}
 
 // differences compares a stored configuration, as JSON, with c: keys that must not differ and keys that may. Keys that the stored one lacks, because it is older
 // than they are, count as equal.
