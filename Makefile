@@ -11,7 +11,7 @@ export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 CUDA_ARCH ?= 80
 CUDA_PTX ?= 80
 
-.PHONY: cuda cuda-test cuda-counters ptxas help deps build core test parity op-check asan fmt lint clean photos demo train train-nano quality quality-peer fuzz bench bench-peers
+.PHONY: cuda cuda-test cuda-counters ptxas help deps build core test parity op-check asan fmt lint clean photos demo train train-nano ablations quality quality-peer fuzz bench bench-peers
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -92,6 +92,9 @@ train: build ## train the adapter on the embedded base, or on the FLUX.1 folder 
 
 train-nano: build photos ## train the embedded model, all stages; interrupt with Ctrl-C, the same command resumes
 	@bin/train nano --run runs/nano
+
+ablations: build photos ## the method's parts left out or changed, three seeds each, on the embedded base: docs/ablations.md; the same command resumes
+	@OMP_WAIT_POLICY=passive bin/train ablate --config configs/nano_ablations.toml --jobs 2 --md docs/ablations.md $(ABLATION_FLAGS)
 
 # 256x256 centre crops of photographs that were never trained on.
 quality: build photos ## table of PSNR, SSIM, GMSD, HaarPSI before and after restoring held-out photographs

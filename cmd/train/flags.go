@@ -13,6 +13,8 @@ type options struct {
 	config, reference string
 	set               []string
 	plan              bool
+	seeds, jobs       int
+	md                string
 }
 
 func newFlags() (*pflag.FlagSet, *options) {
@@ -22,6 +24,9 @@ func newFlags() (*pflag.FlagSet, *options) {
 	f.StringVar(&o.config, "config", "", "TOML file of the configuration (examples: configs/)")
 	f.BoolVar(&o.plan, "plan", false, "print the memory that the stage takes, and train nothing")
 	f.StringVar(&o.reference, "reference", "", "of ledger: TOML file of a stated cost to compare with")
+	f.IntVar(&o.seeds, "seeds", 3, "of ablate: seeds for each arm, 1, 2, ...")
+	f.IntVar(&o.jobs, "jobs", 1, "of ablate: runs at once, each with --threads threads")
+	f.StringVar(&o.md, "md", "", "of ablate: Markdown file whose tables are written anew, with plots beside it")
 	f.StringArrayVar(&o.set, "set", nil, "KEY=VALUE: any key of the configuration, as in the file (time.kind='\"uniform\"'); repeatable")
 	f.String("run", "runs/nano", "folder of the run: configuration, states, metrics, samples, exported model")
 	f.String("model", "", "base and autoencoder to start from: a folder such as FLUX.1's, or nano, the embedded one; the adapter starts anew")
@@ -54,7 +59,7 @@ func newFlags() (*pflag.FlagSet, *options) {
 func (o *options) overrides(flags *pflag.FlagSet) []string {
 	var lines []string
 	flags.Visit(func(f *pflag.Flag) {
-		if slices.Contains([]string{"config", "set", "reference", "plan"}, f.Name) {
+		if slices.Contains([]string{"config", "set", "reference", "plan", "seeds", "jobs", "md"}, f.Name) {
 			return
 		}
 		value := f.Value.String()

@@ -21,6 +21,7 @@ const usage = `usage: train STAGE [flags]
        train --config FILE [flags]
        train curves --run FOLDER
        train ledger [--reference FILE] RUN...
+       train ablate --config configs/nano_ablations.toml [--seeds N] [--jobs N] [--md FILE] [flags]
 
 STAGE is what is trained:
   base     the prior: a flow transformer that generates without a condition
@@ -31,6 +32,8 @@ With --model or --warm the stage starts from those weights; without, the embedde
 
 curves prints what the stages of --run cost, and draws loss and validation of tune into --run as SVG.
 ledger compares what runs cost, with each other and with a stated reference (configs/reference_*.toml).
+ablate trains the arms of the ablations (docs/ablations.md) from the same configuration, each in a folder of its own below --run, measures them, and
+writes tables and plots. Runs that have ended are not repeated, others go on where they stopped.
 
 Flags override the file, which overrides the stage's defaults; the result is stored as STAGE.toml in the run's folder and is itself such a file.
 Interrupt (Ctrl-C) to stop after the current step; the same command resumes. Flags:
@@ -63,6 +66,8 @@ func run(command []string, text io.Writer) error {
 	last := stage
 	if stage == "vae" || stage == "nano" || stage == "curves" {
 		last = train.StageTune
+	} else if stage == "ablate" {
+		last = train.StageAdapter
 	}
 	settings, err := train.LoadSettings(last, options.config, options.overrides(flags))
 	if err != nil {
@@ -75,6 +80,9 @@ func run(command []string, text io.Writer) error {
 		plan, err := train.CheckMemory(settings)
 		plan.Print(os.Stdout)
 		return err
+	}
+	if stage == "ablate" {
+		return ablate(command, train.Ablation{Settings: settings, Seeds: options.seeds, Jobs: options.jobs, Text: text}, options.md)
 	}
 	stages := settings.Stages()
 	if stage == "vae" {
@@ -98,14 +106,34 @@ func runStages(command []string, settings train.Settings, stages []train.Config,
 		return err
 	}
 	defer logger.Close()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := untilSignal()
 	defer stop()
-	go func() { <-ctx.Done(); stop() }() // a second signal ends the program at once
 	done, err := train.Run(ctx, settings, stages, logger)
 	if err == nil && !done {
 		logger.Printf("stopped; resume with: %s\n", quoted(command))
 	}
 	return err
+}
+
+// untilSignal ends at SIGINT or SIGTERM; a second one ends the program at once.
+func untilSignal() (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	go func() { <-ctx.Done(); stop() }()
+	return ctx, stop
+}
+
+// ablate runs what is missing of a set and reports what there is.
+func ablate(command []string, a train.Ablation, md string) error {
+	ctx, stop := untilSignal()
+	defer stop()
+	done, err := a.Run(ctx)
+	if err == nil && !done {
+		fmt.Fprintf(a.Text, "stopped; resume with: %s\n", quoted(command))
+	}
+	if err != nil || md == "" {
+		return err
+	}
+	return a.Report(md)
 }
 
 // curves reports on a run.

@@ -23,37 +23,59 @@ type runner struct {
 	device  *bindings.Device
 	photos  *photoSets
 	patches *PatchTransform // of the recipe's autoencoder
+
+	unvalidated bool // the caller measures at the end
 }
 
 // Run trains the given stages one after the other, each from where it stopped; without stages it only fits the recipe's autoencoder. A cancelled ctx
 // finishes the step, saves and returns nil with done false.
 func Run(ctx context.Context, s Settings, stages []Config, log *Logger) (done bool, err error) {
-	if err := s.Validate(); err != nil {
+	r, err := openRunner(s, stages, log)
+	if err != nil {
 		return false, err
 	}
-	r := &runner{s: s, stages: stages, log: log}
-	if r.photos, err = openPhotos(s.Photos, s.Run, log); err != nil {
-		return false, err
-	}
-	defer r.photos.Close()
-	if r.device, err = bindings.OpenDevice(s.Device, s.Threads); err != nil {
-		return false, err
-	}
-	defer r.device.Close()
-	if err := r.device.Do(r.watch); err != nil {
-		return false, err
-	}
-	if s.Model == "" && s.Warm == "" {
-		if r.patches, err = r.patchTransform(r.photos.train); err != nil {
-			return false, err
-		}
-	}
+	defer r.close()
 	for i := range stages {
 		if done, err := r.runStage(ctx, i); err != nil || !done {
 			return false, err
 		}
 	}
 	return true, nil
+}
+
+// openRunner opens what all stages need: photographs, device, the recipe's autoencoder.
+func openRunner(s Settings, stages []Config, log *Logger) (r *runner, err error) {
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	r = &runner{s: s, stages: stages, log: log}
+	defer func() {
+		if err != nil {
+			r.close()
+		}
+	}()
+	if r.photos, err = openPhotos(s.Photos, s.Run, log); err != nil {
+		return nil, err
+	}
+	if r.device, err = bindings.OpenDevice(s.Device, s.Threads); err != nil {
+		return nil, err
+	}
+	if err := r.device.Do(r.watch); err != nil {
+		return nil, err
+	}
+	if s.Model == "" && s.Warm == "" {
+		r.patches, err = r.patchTransform(r.photos.train)
+	}
+	return r, err
+}
+
+func (r *runner) close() {
+	if r.device != nil {
+		r.device.Close()
+	}
+	if r.photos != nil {
+		r.photos.Close()
+	}
 }
 
 // state is the file of a stage's last state, best that of the one with the highest gain.
@@ -115,7 +137,7 @@ func (r *runner) runStage(ctx context.Context, i int) (done bool, err error) {
 		return false, err
 	}
 	hooks := Hooks{Log: r.log.Write, Save: func() error { return r.save(tr, b) }}
-	if c.Stage != StageBase {
+	if c.Stage != StageBase && !r.unvalidated {
 		best := bestGain(r.best(c.Stage))
 		hooks.Validate = func() error { return r.validate(tr, held, &best) }
 	}
@@ -164,7 +186,11 @@ func (r *runner) load(arena *tensor.Arena, i int) (*model.Bundle, error) {
 	c := r.stages[i]
 	switch {
 	case r.s.Warm != "":
-		return model.LoadBundle(arena, r.s.Warm, "", c.dtype(), bindings.F32)
+		b, err := model.LoadBundle(arena, r.s.Warm, "", c.dtype(), bindings.F32)
+		if err == nil && b.Net.Adapter.Config.Routing != c.Adapter {
+			err = fmt.Errorf("%w: adapter: want %+v, the adapter in %s has %+v", ErrConfig, c.Adapter, r.s.Warm, b.Net.Adapter.Config.Routing)
+		}
+		return b, err
 	case r.s.Model == "":
 		return r.newNano(arena, i)
 	}
@@ -180,6 +206,7 @@ func (r *runner) load(arena *tensor.Arena, i int) (*model.Bundle, error) {
 	if err != nil {
 		return nil, err
 	}
+	config.Routing = c.Adapter
 	if b.Net.Adapter, err = model.NewAdapter(arena, &b.Net.Base.Config, config, c.dtype()); err != nil {
 		return nil, err
 	}

@@ -122,9 +122,12 @@ func (tr *Trainer) restore(lq []float32, size int, stream uint64) ([]float32, er
 	if err != nil {
 		return nil, err
 	}
-	return mapped(values, func(v float32) float32 {
-		return float32(math.RoundToEven(float64(min(max(v/2+0.5, 0), 1))*255) / 255)
-	}), nil
+	return mapped(values, byteOf), nil
+}
+
+// byteOf is a pixel in -1..1 as a file has it: clamped, rounded to 8 bits, in 0..1.
+func byteOf(v float32) float32 {
+	return float32(math.RoundToEven(float64(min(max(v/2+0.5, 0), 1))*255) / 255)
 }
 
 func psnr(a, b []float32) float64 {
