@@ -12,6 +12,7 @@ import (
 type options struct {
 	config, reference string
 	set               []string
+	clean             bool
 	plan              bool
 	seeds, jobs       int
 	md                string
@@ -23,6 +24,7 @@ func newFlags() (*pflag.FlagSet, *options) {
 	o := &options{}
 	f.StringVar(&o.config, "config", "", "TOML file of the configuration (examples: configs/)")
 	f.BoolVar(&o.plan, "plan", false, "print the memory that the stage takes, and train nothing")
+	f.BoolVar(&o.clean, "clean", false, "of cache: remove what is in it")
 	f.StringVar(&o.reference, "reference", "", "of ledger: TOML file of a stated cost to compare with")
 	f.IntVar(&o.seeds, "seeds", 3, "of ablate: seeds for each arm, 1, 2, ...")
 	f.IntVar(&o.jobs, "jobs", 1, "of ablate: runs at once, each with --threads threads")
@@ -37,6 +39,9 @@ func newFlags() (*pflag.FlagSet, *options) {
 	f.Int("workers", 1, "goroutines that make training pairs")
 	f.Float64("watts", 0, "power of the machine where it cannot be read, for the ledger")
 	f.Float64("memory", 0, "MB of the device that the run may take, 0 = what is free")
+	f.String("latent-cache", "", "folder that keeps the autoencoder's latents of crops; useful with items, for crops that come again")
+	f.Float64("latent-cache-mb", 0, "its largest size, 0 = no limit")
+	f.Int64("items", 0, "distinct crops, after which they come again; 0 = always new ones")
 	f.Int64("steps", 0, "optimizer steps of the stage")
 	f.Int("batch", 0, "pairs in the memory at once")
 	f.Int("accumulate", 0, "batches whose gradients a step averages")
@@ -59,7 +64,7 @@ func newFlags() (*pflag.FlagSet, *options) {
 func (o *options) overrides(flags *pflag.FlagSet) []string {
 	var lines []string
 	flags.Visit(func(f *pflag.Flag) {
-		if slices.Contains([]string{"config", "set", "reference", "plan", "seeds", "jobs", "md"}, f.Name) {
+		if slices.Contains([]string{"config", "set", "reference", "plan", "seeds", "jobs", "md", "clean"}, f.Name) {
 			return
 		}
 		value := f.Value.String()

@@ -21,6 +21,7 @@ const usage = `usage: train STAGE [flags]
        train --config FILE [flags]
        train curves --run FOLDER
        train ledger [--reference FILE] RUN...
+       train cache [--clean] FOLDER
        train ablate --config configs/nano_ablations.toml [--seeds N] [--jobs N] [--md FILE] [flags]
 
 STAGE is what is trained:
@@ -32,6 +33,7 @@ With --model or --warm the stage starts from those weights; without, the embedde
 
 curves prints what the stages of --run cost, and draws loss and validation of tune into --run as SVG.
 ledger compares what runs cost, with each other and with a stated reference (configs/reference_*.toml).
+cache checks every file of a latent cache, by encoder; --clean empties it.
 ablate trains the arms of the ablations (docs/ablations.md) from the same configuration, each in a folder of its own below --run, measures them, and
 writes tables and plots. Runs that have ended are not repeated, others go on where they stopped.
 
@@ -58,6 +60,9 @@ func run(command []string, text io.Writer) error {
 	stage := flags.Arg(0)
 	if stage == "ledger" && flags.NArg() > 1 {
 		return ledger(flags.Args()[1:], options.reference)
+	}
+	if stage == "cache" && flags.NArg() == 2 {
+		return latents(flags.Arg(1), options.clean)
 	}
 	if flags.NArg() > 1 || (stage == "" && options.config == "") {
 		flags.Usage()
@@ -165,6 +170,25 @@ func ledger(runs []string, reference string) error {
 		train.PrintCosts(os.Stdout, costs, &c)
 	}
 	return err
+}
+
+// latents prints what a cache holds.
+func latents(dir string, clean bool) error {
+	list, err := train.CheckLatents(dir, clean)
+	if err == nil && len(list) == 0 {
+		err = fmt.Errorf("%s: no latents here", dir)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Println("| encoder | files | MB | damaged |\n|---|---|---|---|")
+	for _, l := range list {
+		fmt.Printf("| %s | %d | %.1f | %d |\n", l.Encoder, l.Files, float64(l.Bytes)/1e6, l.Damaged)
+	}
+	if clean {
+		fmt.Println("\nremoved")
+	}
+	return nil
 }
 
 // quoted is a command as a shell reads it.

@@ -17,6 +17,7 @@ type LoaderConfig struct {
 	Seed       uint64
 	Batch      int     // pairs in a batch
 	Size       int     // side of a patch, pixels
+	Items      int64   // distinct pairs, after which they come again; 0 = always new ones
 	Margin     int     // pixels around the patch that are degraded with it and cut off, so that its borders look like the middle of a picture; 0 = 16
 	GridJitter float64 // chance that the JPEG grid and the sampling grid do not start at the patch's corner; 0 = they always do (margins of 16 keep them aligned)
 	KeepFlat   float64 // chance of keeping a patch without any detail, 0..1; 0 = 0.15
@@ -32,7 +33,7 @@ type Batch struct {
 }
 
 // PatchLoader makes training pairs in the background: random crops of photographs, turned and flipped, each with a degraded copy.
-// Batch number i depends on the configuration's Photos, Preset, Seed, Batch, Size, Margin, GridJitter, KeepFlat and Half and on i only, not
+// Batch number i depends on the configuration's Photos, Preset, Seed, Batch, Size, Items, Margin, GridJitter, KeepFlat and Half and on i only, not
 // on Workers or Depth, so a training run that resumes with SeekTo sees what it would have seen. Its methods are for one goroutine.
 type PatchLoader struct {
 	cfg   LoaderConfig
@@ -84,6 +85,8 @@ func NewPatchLoader(cfg LoaderConfig) (*PatchLoader, error) {
 	switch {
 	case cfg.Batch < 1 || cfg.Size < 1:
 		return nil, fmt.Errorf("data: loader: batch %d of size %d, want both positive", cfg.Batch, cfg.Size)
+	case cfg.Items < 0:
+		return nil, fmt.Errorf("data: loader: %d items, want not negative", cfg.Items)
 	case cfg.Margin < 0 || cfg.Workers < 1 || cfg.Depth < 1:
 		return nil, fmt.Errorf("data: loader: margin %d, workers %d, depth %d", cfg.Margin, cfg.Workers, cfg.Depth)
 	case !(cfg.GridJitter >= 0 && cfg.GridJitter <= 1 && cfg.KeepFlat >= 0 && cfg.KeepFlat <= 1 && cfg.Half <= 1):
@@ -204,6 +207,9 @@ func (w *patchWorker) fill(b *Batch) error {
 	n := 3 * w.cfg.Size * w.cfg.Size
 	for i := range w.cfg.Batch {
 		item := uint64(b.Step)*uint64(w.cfg.Batch) + uint64(i)
+		if w.cfg.Items > 0 {
+			item %= uint64(w.cfg.Items)
+		}
 		w.pcg.Seed(Mix(w.cfg.Seed, item), 0x7061746368657321)
 		if err := w.pair(rand.New(&w.pcg), b.HQ[i*n:][:n], b.LQ[i*n:][:n]); err != nil {
 			return err

@@ -134,7 +134,7 @@ func evaluate(d *bindings.Device, a *tensor.Arena, b *model.Bundle, recompute bo
 		bindings.PhiloxNormal(values, seed, 0, 0)
 		return t.Upload(values, bindings.F32, batch, side*side, 48)
 	}
-	y := b.Net.Forward(t, model.Input{Z: noise(1), LQ: noise(2), Time: t.Upload([]float32{0.3, 1}, bindings.F32, batch), Rows: side, Columns: side, Lambda: 0.7})
+	y := b.Net.Forward(t, model.Input{Z: noise(1), LQ: noise(2), Time: []float32{0.3, 1}, Rows: side, Columns: side, Lambda: 0.7})
 	loss := t.FlowLoss(y.V, noise(3), noise(4))
 	if err := t.BackwardFrom([]*tensor.Tensor{loss}, []*tensor.Tensor{t.Upload([]float32{1}, bindings.F32, 1)}); err != nil {
 		return nil, nil, err

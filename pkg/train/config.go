@@ -51,6 +51,7 @@ type Config struct {
 	Time        TimeSampling `json:"time" toml:"time"`
 	Loss        Loss         `json:"loss" toml:"loss"`
 
+	Items   int64         `json:"items" toml:"items"`     // distinct crops with their degradations, after which they come again, with other noise and times; 0: always new ones
 	Adapter model.Routing `json:"adapter" toml:"adapter"` // of a new adapter; one that --warm loads has its own, which must be the same
 }
 
@@ -103,6 +104,8 @@ func (c Config) Validate() error {
 		return bad("ema", c.EMA, "0 to 1, below 1")
 	case !(c.Dropout >= 0 && c.Dropout <= 1):
 		return bad("dropout", c.Dropout, "0 to 1")
+	case c.Items < 0:
+		return bad("items", c.Items, "not negative")
 	case c.DType != "f32" && c.DType != "bf16":
 		return bad("dtype", c.DType, "f32 or bf16")
 	case c.SaveEvery < 1:

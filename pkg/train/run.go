@@ -44,29 +44,32 @@ func Run(ctx context.Context, s Settings, stages []Config, log *Logger) (done bo
 }
 
 // openRunner opens what all stages need: photographs, device, the recipe's autoencoder.
-func openRunner(s Settings, stages []Config, log *Logger) (r *runner, err error) {
+func openRunner(s Settings, stages []Config, log *Logger) (*runner, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
-	r = &runner{s: s, stages: stages, log: log}
-	defer func() {
-		if err != nil {
-			r.close()
-		}
-	}()
-	if r.photos, err = openPhotos(s.Photos, s.Run, log); err != nil {
+	r := &runner{s: s, stages: stages, log: log}
+	if err := r.open(); err != nil {
+		r.close()
 		return nil, err
 	}
-	if r.device, err = bindings.OpenDevice(s.Device, s.Threads); err != nil {
-		return nil, err
+	return r, nil
+}
+
+func (r *runner) open() (err error) {
+	if r.photos, err = openPhotos(r.s.Photos, r.s.Run, r.log); err != nil {
+		return err
+	}
+	if r.device, err = bindings.OpenDevice(r.s.Device, r.s.Threads); err != nil {
+		return err
 	}
 	if err := r.device.Do(r.watch); err != nil {
-		return nil, err
+		return err
 	}
-	if s.Model == "" && s.Warm == "" {
+	if r.s.Model == "" && r.s.Warm == "" {
 		r.patches, err = r.patchTransform(r.photos.train)
 	}
-	return r, err
+	return err
 }
 
 func (r *runner) close() {
@@ -113,6 +116,11 @@ func (r *runner) runStage(ctx context.Context, i int) (done bool, err error) {
 		if tr, err = NewTrainer(r.device, arena, b.Net, b.VAE, c); err != nil {
 			return err
 		}
+		if r.s.LatentCache != "" {
+			if tr.latents, err = OpenLatents(r.s.LatentCache, int64(r.s.LatentCacheMB*1e6), b.VAE, r.device); err != nil {
+				return err
+			}
+		}
 		changed, err := tr.Resume(r.state(c.Stage))
 		for _, line := range changed {
 			r.log.Printf("%s: changed since the state was saved: %s\n", c.Stage, line)
@@ -127,7 +135,7 @@ func (r *runner) runStage(ctx context.Context, i int) (done bool, err error) {
 	}
 	defer r.device.Do(func() error { tr.Close(); return nil })
 	r.log.steps = c.Steps
-	loader, err := data.NewPatchLoader(data.LoaderConfig{Photos: r.photos.train, Preset: c.Preset, Seed: c.Seed, Batch: c.Batch, Size: c.Size, Workers: r.s.Workers})
+	loader, err := data.NewPatchLoader(data.LoaderConfig{Photos: r.photos.train, Preset: c.Preset, Seed: c.Seed, Batch: c.Batch, Size: c.Size, Items: c.Items, Workers: r.s.Workers})
 	if err != nil {
 		return false, err
 	}

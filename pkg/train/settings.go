@@ -28,6 +28,10 @@ type Settings struct {
 	Workers int     `toml:"workers"` // goroutines that make training pairs
 	Watts   float64 `toml:"watts"`   // power of the machine where it cannot be read, for the ledger; 0: unknown
 	Memory  float64 `toml:"memory"`  // MB of the device that the run may take; 0: what is free
+
+	LatentCache   string  `toml:"latent_cache"`    // folder that keeps what the autoencoder makes of crops; "": none
+	LatentCacheMB float64 `toml:"latent_cache_mb"` // its largest size for one encoder, 0: no limit
+
 	Config
 }
 
@@ -94,6 +98,8 @@ func (s Settings) Validate() error {
 		return fmt.Errorf("%w: watts: got %g, want not negative", ErrConfig, s.Watts)
 	case !(s.Memory >= 0):
 		return fmt.Errorf("%w: memory: got %g, want not negative", ErrConfig, s.Memory)
+	case !(s.LatentCacheMB >= 0) || math.IsInf(s.LatentCacheMB, 0):
+		return fmt.Errorf("%w: latent_cache_mb: got %g, want not negative", ErrConfig, s.LatentCacheMB)
 	case s.Model != "" && s.Warm != "":
 		return fmt.Errorf("%w: model, warm: want one of them", ErrConfig)
 	}
@@ -133,7 +139,7 @@ func tomlError(name string, err error) error {
 }
 
 // fixedKeys must be the same when a checkpoint is resumed: they say what is learned from what. The rest (steps, batches, rates, precision, saving) may change.
-var fixedKeys = []string{"stage", "preset", "seed", "weight_decay", "beta2", "average", "dropout", "time", "loss", "adapter"}
+var fixedKeys = []string{"stage", "preset", "seed", "weight_decay", "beta2", "average", "dropout", "items", "time", "loss", "adapter"}
 
 // differences compares a stored configuration, as JSON, with c: keys that must not differ and keys that may. Keys that the stored one lacks, because it is older
 // than they are, count as equal.

@@ -30,6 +30,9 @@ func (r *runner) save(tr *Trainer, b *model.Bundle) error {
 		return err
 	}
 	r.log.printParts(stage)
+	if tr.latents != nil {
+		r.log.Printf("%s: latents: %v\n", stage, tr.latents)
+	}
 	return r.log.writeLedger()
 }
 

@@ -2,6 +2,7 @@
 package train
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -56,6 +57,7 @@ type StepInput struct {
 	Keep                 []float32 // [B]: 0 drops the condition of an item (z_lq = 0), 1 keeps it; nil keeps all
 	Crop                 Window    // decoded part, latent pixels, the same for the whole batch
 	Lambda               float32
+	Latents              *Latents          // of the encoder; nil: none
 	Lap                  func(part string) // called when a part has been done (encode, forward, pixel; on the way back pixel); nil: not
 }
 
@@ -125,16 +127,42 @@ func Losses(t *tensor.Tape, m *model.FluxIR, vae *model.VAE, prompt *Prompt, in 
 	return out, t.Err()
 }
 
-// encode is the scaled latent of images, without a gradient: a sample with eps, else the mean.
+// encode is the scaled latent of images, without a gradient: a sample with eps, else the mean. Images are encoded one by one, so that the bits of one do not
+// depend on what else is in its batch, and only one image's activations are in memory.
 func encode(t *tensor.Tape, vae *model.VAE, in StepInput, images, eps []float32) *tensor.Tensor {
-	return t.Scope(func() []*tensor.Tensor {
-		moments := vae.Moments(t, t.Upload(images, bindings.F32, in.Batch, in.Height, in.Width, 3))
-		var noise *tensor.Tensor
-		if eps != nil {
-			noise = t.Upload(eps, bindings.F32, in.Batch, moments.Dim(1), moments.Dim(2), moments.Dim(3)/2)
-		}
-		return []*tensor.Tensor{vae.Latent(t, moments, noise)}
-	})[0]
+	f, n := vae.Config.Factor(), 3*in.Height*in.Width
+	h, w, c := in.Height/f, in.Width/f, vae.Config.LatentChannels
+	z := t.New(bindings.F32, in.Batch, h, w, c)
+	for b := range in.Batch {
+		t.Scope(func() []*tensor.Tensor {
+			var noise *tensor.Tensor
+			if eps != nil {
+				noise = t.Upload(eps[b*h*w*c:][:h*w*c], bindings.F32, 1, h, w, c)
+			}
+			t.CopyTo(z.Slice(0, b, b+1), vae.Latent(t, moments(t, vae, in, images[b*n:][:n]), noise))
+			return nil
+		})
+	}
+	return z
+}
+
+// moments are (mean, logvar) of one image, from the cache where there is one.
+func moments(t *tensor.Tape, vae *model.VAE, in StepInput, image []float32) *tensor.Tensor {
+	encoded := func() *tensor.Tensor { return vae.Moments(t, t.Upload(image, bindings.F32, 1, in.Height, in.Width, 3)) }
+	if in.Latents == nil {
+		return encoded()
+	}
+	f := vae.Config.Factor()
+	shape := []int{1, in.Height / f, in.Width / f, 2 * vae.Config.LatentChannels}
+	values, err := in.Latents.moments(image, in.Height, in.Width, shape, func() ([]float32, error) {
+		values, err := encoded().Host()
+		return values, errors.Join(t.Err(), err)
+	})
+	if err != nil {
+		t.Note("latent cache", err)
+		return t.New(vae.DType, shape...)
+	}
+	return t.Upload(values, vae.DType, shape...)
 }
 
 // decodeCrop decodes a window of a latent with a margin around it, and cuts the margin off.

@@ -30,6 +30,7 @@ type Trainer struct {
 	groups  []group
 	metrics *tensor.Tensor // [3 + 1 + groups] F32: loss, flow, pixel; sums of squared gradients, of all and of each group
 	clock   stopwatch
+	latents *Latents // nil: every crop is encoded
 
 	frozenHash string // FrozenHash at the start
 	dry        bool   // on the dry device: no random numbers are needed
@@ -209,7 +210,7 @@ func (tr *Trainer) input(batch *data.Batch) StepInput {
 	c, f := tr.Config, tr.vae.Config.Factor()
 	h, channels := c.Size/f, tr.vae.Config.LatentChannels
 	n := h * h * channels
-	in := StepInput{Batch: c.Batch, Height: c.Size, Width: c.Size, HQ: batch.HQ, LQ: batch.LQ, Lambda: 1, Z1: make([]float32, c.Batch*n)}
+	in := StepInput{Batch: c.Batch, Height: c.Size, Width: c.Size, HQ: batch.HQ, LQ: batch.LQ, Lambda: 1, Latents: tr.latents, Z1: make([]float32, c.Batch*n)}
 	first := uint64(batch.Step) * uint64(c.Batch) // index in the run of the batch's first item
 	noise := func(values []float32, purpose uint64) {
 		if tr.dry {
