@@ -33,7 +33,7 @@ func newFlags() (*pflag.FlagSet, *options) {
 	f.String("run", "runs/nano", "folder of the run: configuration, states, metrics, samples, exported model")
 	f.String("model", "", "base and autoencoder to start from: a folder such as FLUX.1's, or nano, the embedded one; the adapter starts anew")
 	f.String("warm", "", "folder of a whole model whose weights the stage starts from (pkg/model/nano/bundle)")
-	f.String("photos", "data/photos", "training photographs: folder of make photos, any folder of images, or one image")
+	f.String("photos", "data/photos", "training photographs: folder of make photos, any folder of images, or one image; or pairs: a .csv or .jsonl manifest, or a fluxgen set")
 	f.String("device", "cpu", "device that trains")
 	f.Int("threads", 0, "CPU threads, 0 = all cores")
 	f.Int("workers", 1, "goroutines that make training pairs")

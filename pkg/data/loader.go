@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // LoaderConfig says what a PatchLoader yields.
@@ -24,6 +26,10 @@ type LoaderConfig struct {
 	Half       float64 // chance of taking a patch at half the photograph's size, and again at a quarter, where it is large enough; 0 = 0.4, negative = never
 	Workers    int     // goroutines; 0 = 1
 	Depth      int     // batches made ahead; 0 = Workers + 1
+
+	// Pairs are pictures that are degraded already, in place of Photos and Preset, opened with Size. Each epoch has all of them once, shuffled by Seed.
+	Pairs   *PairSet
+	Skipped func(err error, count int) // told by Next about pairs that cannot be read, and how many they are by now; nil: no one
 }
 
 // Batch is a set of training pairs.
@@ -32,15 +38,17 @@ type Batch struct {
 	HQ, LQ []float32 // [Batch, Size, Size, 3], RGB in -1..1; LQ is HQ degraded
 }
 
-// PatchLoader makes training pairs in the background: random crops of photographs, turned and flipped, each with a degraded copy.
-// Batch number i depends on the configuration's Photos, Preset, Seed, Batch, Size, Items, Margin, GridJitter, KeepFlat and Half and on i only, not
-// on Workers or Depth, so a training run that resumes with SeekTo sees what it would have seen. Its methods are for one goroutine.
+// PatchLoader makes training pairs in the background: random crops of photographs, turned and flipped, each with a degraded copy, or the same crop of
+// both pictures of a pair. Batch number i depends on the configuration's Photos, Preset, Pairs (and on which of them can be read), Seed, Batch, Size, Items, Margin,
+// GridJitter, KeepFlat and Half and on i only, not on Workers or Depth, so a training run that resumes with SeekTo sees what it would have seen. Its
+// methods are for one goroutine.
 type PatchLoader struct {
 	cfg   LoaderConfig
 	cum   []float64 // running sum of the photographs' weights
 	next  int64     // number of the batch that Next returns
 	taken *slot     // what Next returned last
 	line  pipeline
+	work  struct{ pairs, nanoseconds atomic.Int64 } // of all workers, for Rate
 }
 
 // pipeline is one run of the background goroutines.
@@ -92,6 +100,11 @@ func NewPatchLoader(cfg LoaderConfig) (*PatchLoader, error) {
 	case !(cfg.GridJitter >= 0 && cfg.GridJitter <= 1 && cfg.KeepFlat >= 0 && cfg.KeepFlat <= 1 && cfg.Half <= 1):
 		return nil, fmt.Errorf("data: loader: chances GridJitter %g, KeepFlat %g, Half %g, want 0..1", cfg.GridJitter, cfg.KeepFlat, cfg.Half)
 	}
+	if cfg.Pairs != nil {
+		l := &PatchLoader{cfg: cfg}
+		l.start()
+		return l, nil
+	}
 	if _, err := Draw(cfg.Preset, 0, 0, 0); err != nil {
 		return nil, err
 	}
@@ -142,7 +155,22 @@ func (l *PatchLoader) Next() (*Batch, error) {
 		return nil, err
 	}
 	l.next++
+	if l.cfg.Pairs != nil && l.cfg.Skipped != nil {
+		found, count := l.cfg.Pairs.Skipped()
+		for i, err := range found {
+			l.cfg.Skipped(err, count-len(found)+i+1)
+		}
+	}
 	return &l.taken.batch, nil
+}
+
+// Rate is how many pairs a second the workers can make together, by the time that they have taken so far; 0 before the first.
+func (l *PatchLoader) Rate() float64 {
+	ns := l.work.nanoseconds.Load()
+	if ns == 0 {
+		return 0
+	}
+	return float64(l.work.pairs.Load()) * float64(l.cfg.Workers) / (float64(ns) / 1e9)
 }
 
 // start launches the goroutines: one deals out the steps in order, Workers fill them.
@@ -178,7 +206,11 @@ func (l *PatchLoader) start() {
 					return
 				default:
 				}
-				s.done <- w.fill(&s.batch)
+				start := time.Now()
+				err := w.fill(&s.batch)
+				l.work.pairs.Add(int64(l.cfg.Batch))
+				l.work.nanoseconds.Add(time.Since(start).Nanoseconds())
+				s.done <- err
 			}
 		})
 	}
@@ -200,6 +232,9 @@ type patchWorker struct {
 	cum []float64
 	deg degrader
 	pcg rand.PCG
+
+	order []int // of the pairs, in epoch
+	epoch uint64
 }
 
 // fill makes all pairs of a batch.
@@ -211,11 +246,54 @@ func (w *patchWorker) fill(b *Batch) error {
 			item %= uint64(w.cfg.Items)
 		}
 		w.pcg.Seed(Mix(w.cfg.Seed, item), 0x7061746368657321)
-		if err := w.pair(rand.New(&w.pcg), b.HQ[i*n:][:n], b.LQ[i*n:][:n]); err != nil {
+		make := w.pair
+		if w.cfg.Pairs != nil {
+			make = func(rng *rand.Rand, hq, lq []float32) error { return w.stored(item, rng, hq, lq) }
+		}
+		if err := make(rand.New(&w.pcg), b.HQ[i*n:][:n], b.LQ[i*n:][:n]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// stored cuts one piece out of both pictures of a pair.
+func (w *patchWorker) stored(item uint64, rng *rand.Rand, hq, lq []float32) error {
+	n, size := uint64(w.cfg.Pairs.Len()), w.cfg.Size
+	if epoch := item / n; w.order == nil || w.epoch != epoch {
+		w.epoch, w.order = epoch, rand.New(rand.NewPCG(Mix(w.cfg.Seed, epoch), 0x65706f636873)).Perm(int(n))
+	}
+	clean, degraded, err := w.cfg.Pairs.Load(w.order, int(item%n))
+	if err != nil {
+		return err
+	}
+	x, y, turn := rng.IntN(clean.W-size+1), rng.IntN(clean.H-size+1), rng.IntN(8)
+	clean.patch(hq, x, y, size, turn)
+	degraded.patch(lq, x, y, size, turn)
+	return nil
+}
+
+// patch writes the size by size pixels at (x, y), after one of the eight turns and flips as crop.load has them, to dst, scaled to -1..1.
+func (m *Image) patch(dst []float32, x, y, size, turn int) {
+	for i := range size * size {
+		u, v := turned(i%size, i/size, size, turn)
+		src := m.Pix[3*((y+v)*m.W+x+u):][:3]
+		dst[3*i], dst[3*i+1], dst[3*i+2] = 2*src[0]-1, 2*src[1]-1, 2*src[2]-1
+	}
+}
+
+// turned is the pixel of a square that comes to (u, v) by one of its eight turns and flips: bit 0 mirrors x, bit 1 mirrors y, bit 2 swaps them.
+func turned(u, v, size, turn int) (int, int) {
+	if turn&1 != 0 {
+		u = size - 1 - u
+	}
+	if turn&2 != 0 {
+		v = size - 1 - v
+	}
+	if turn&4 != 0 {
+		u, v = v, u
+	}
+	return u, v
 }
 
 // pair makes one crop and its degraded copy.
@@ -301,8 +379,7 @@ func (c crop) gradient() float64 {
 	return float64(sum) / float64(max(n, 1))
 }
 
-// load fills f, side by side pixels, with the crop, whose first pixel comes to (ox, oy), and its surroundings, after one of the eight
-// turns and flips of the square (bit 0 mirrors x, bit 1 mirrors y, bit 2 swaps them). Beyond the photograph its pixels are mirrored.
+// load fills f, side by side pixels, with the crop, whose first pixel comes to (ox, oy), and its surroundings, turned. Beyond the photograph its pixels are mirrored.
 // Values are rounded to 8 bits.
 func (c crop) load(f *frame, side, ox, oy, turn int) {
 	f.resize(side, side)
@@ -310,16 +387,7 @@ func (c crop) load(f *frame, side, ox, oy, turn int) {
 	shift := bits.TrailingZeros(uint(area))
 	for y := range side {
 		for x := range side {
-			u, v := x-ox, y-oy // place relative to the patch, as stored
-			if turn&1 != 0 {
-				u = c.size - 1 - u
-			}
-			if turn&2 != 0 {
-				v = c.size - 1 - v
-			}
-			if turn&4 != 0 {
-				u, v = v, u
-			}
+			u, v := turned(x-ox, y-oy, c.size, turn) // place relative to the patch, as stored
 			u, v = reflect(c.x+u, w), reflect(c.y+v, h)
 			r, g, b := c.sums(u, v)
 			dst := f.pix[3*(y*side+x):][:3]

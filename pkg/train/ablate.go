@@ -178,7 +178,7 @@ func readResult(s Settings) (*Result, error) {
 
 // measure fills in what the last state of the run reaches on the held-out photographs.
 func (r *runner) measure(ctx context.Context, result *Result) error {
-	v, err := NewValidation(r.photos.held, r.s.Size, ablationPhotos)
+	v, err := r.validation(r.s.Size, ablationPhotos)
 	if err != nil {
 		return err
 	}

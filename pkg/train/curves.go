@@ -4,15 +4,15 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/plotutil"
 	"gonum.org/v1/plot/vg"
-
-	"github.com/fluxir/fluxir/pkg/data"
 )
 
 // ReadMetrics reads the records of a run folder, in the order they were written. Lines that a killed run left torn are passed over.
@@ -36,7 +36,7 @@ func ReadMetrics(run string) ([]Record, error) {
 // PlotCurves draws the loss and the validation gains of one stage over the images seen in it, as two SVG files: out + "-loss.svg" and out + "-gain.svg".
 func PlotCurves(records []Record, stage, out string) error {
 	var loss plotter.XYs
-	gains := make([]plotter.XYs, len(data.EvalPresets))
+	gains := map[string]plotter.XYs{}
 	images, smooth := 0.0, 0.0
 	for _, r := range records {
 		if r.Stage != stage {
@@ -44,7 +44,7 @@ func PlotCurves(records []Record, stage, out string) error {
 		}
 		images += float64(r.Images)
 		for i, g := range r.Gains {
-			gains[i] = append(gains[i], plotter.XY{X: images / 1000, Y: g})
+			gains[r.kind(i)] = append(gains[r.kind(i)], plotter.XY{X: images / 1000, Y: g})
 		}
 		if r.Gains != nil {
 			continue
@@ -61,16 +61,10 @@ func PlotCurves(records []Record, stage, out string) error {
 	if err := drawLines(out+"-loss.svg", stage+": loss", "loss, smoothed", map[string]plotter.XYs{"": loss}); err != nil {
 		return err
 	}
-	named := map[string]plotter.XYs{}
-	for i, xy := range gains {
-		if len(xy) > 0 {
-			named[data.EvalPresets[i]] = xy
-		}
-	}
-	if len(named) == 0 {
+	if len(gains) == 0 {
 		return nil
 	}
-	return drawLines(out+"-gain.svg", stage+": validation", "PSNR gain over the input, dB", named)
+	return drawLines(out+"-gain.svg", stage+": validation", "PSNR gain over the input, dB", gains)
 }
 
 func drawLines(path, title, y string, lines map[string]plotter.XYs) error {
@@ -80,12 +74,8 @@ func drawLines(path, title, y string, lines map[string]plotter.XYs) error {
 	p.Legend.Top = true
 	p.Legend.Left = true
 	i := 0
-	for _, name := range append([]string{""}, data.EvalPresets...) {
-		xy := lines[name]
-		if xy == nil {
-			continue
-		}
-		line, err := plotter.NewLine(xy)
+	for _, name := range slices.Sorted(maps.Keys(lines)) {
+		line, err := plotter.NewLine(lines[name])
 		if err != nil {
 			return err
 		}

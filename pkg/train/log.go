@@ -32,12 +32,14 @@ type Record struct {
 	Images    int64                  `json:"images,omitempty"`     // since the last record
 	Seconds   float64                `json:"seconds,omitempty"`    // since the last record
 	Parts     map[string]float64     `json:"parts,omitempty"`      // seconds since the last record by what they went to
+	DataRate  float64                `json:"data_rate,omitempty"`  // pairs a second that the data's workers can make; images/s below it: they keep up
 	GFLOPs    float64                `json:"gflops,omitempty"`     // GFLOP/s of the model's products and attention, forward and backward
 	PeakShare float64                `json:"peak_share,omitempty"` // of Trainer.Peak, 0..1
 	KWh       float64                `json:"kwh,omitempty"`        // since the last record; absent: unknown
 	Readings  map[string]float64     `json:"readings,omitempty"`   // of the device, see package monitor
 	Device    string                 `json:"device,omitempty"`     // processor or card
-	Gains     []float64              `json:"gains,omitempty"`      // dB, in the order of data.EvalPresets
+	Gains     []float64              `json:"gains,omitempty"`      // dB, by kind of degradation
+	Kinds     []string               `json:"kinds,omitempty"`      // names of these; absent: data.EvalPresets
 	Time      string                 `json:"time"`                 // RFC 3339
 
 	flops int64 // of the step
@@ -139,8 +141,8 @@ func (l *Logger) Write(r Record) error {
 		l.printGains(r)
 		return nil
 	}
-	fmt.Fprintf(l.text, "%s step %d/%d  loss %.5f  flow %.5f  pixel %.5f  grad %.3f  lr %.2e  %.1f images/s  %.0f GFLOP/s, %.0f %% of the peak",
-		r.Stage, r.Step, l.steps, r.Loss, r.Flow, r.Pixel, r.GradNorm, r.LR, float64(r.Images)/r.Seconds, r.GFLOPs, 100*r.PeakShare)
+	fmt.Fprintf(l.text, "%s step %d/%d  loss %.5f  flow %.5f  pixel %.5f  grad %.3f  lr %.2e  %.1f images/s  data %.0f pairs/s  %.0f GFLOP/s, %.0f %% of the peak",
+		r.Stage, r.Step, l.steps, r.Loss, r.Flow, r.Pixel, r.GradNorm, r.LR, float64(r.Images)/r.Seconds, r.DataRate, r.GFLOPs, 100*r.PeakShare)
 	for _, v := range readings {
 		fmt.Fprintf(l.text, "  %v", v)
 	}
@@ -151,7 +153,7 @@ func (l *Logger) Write(r Record) error {
 func (l *Logger) printGains(r Record) {
 	fmt.Fprintf(l.text, "%s step %d  PSNR gain", r.Stage, r.Step)
 	for i, g := range r.Gains {
-		fmt.Fprintf(l.text, "  %s %+.2f", data.EvalPresets[i], g)
+		fmt.Fprintf(l.text, "  %s %+.2f", r.kind(i), g)
 	}
 	fmt.Fprintf(l.text, "  mean %+.2f dB\n", mean(r.Gains))
 }
@@ -173,12 +175,20 @@ func (l *Logger) printParts(stage string) {
 	clear(l.parts)
 }
 
+// kind is the name of the degradation of gain i.
+func (r Record) kind(i int) string {
+	if i < len(r.Kinds) {
+		return r.Kinds[i]
+	}
+	return data.EvalPresets[i]
+}
+
 // scalars are the record's numbers for TensorBoard.
 func (r Record) scalars() []board.Scalar {
 	var list []board.Scalar
 	add := func(tag string, v float64) { list = append(list, board.Scalar{Tag: r.Stage + "/" + tag, Value: v}) }
 	for i, g := range r.Gains {
-		add("psnr_gain/"+data.EvalPresets[i], g)
+		add("psnr_gain/"+r.kind(i), g)
 	}
 	if r.Gains != nil {
 		add("psnr_gain/mean", mean(r.Gains))
@@ -195,6 +205,7 @@ func (r Record) scalars() []board.Scalar {
 	}
 	add("speed/images_per_s", float64(r.Images)/r.Seconds)
 	add("speed/gflops", r.GFLOPs)
+	add("speed/data_pairs_per_s", r.DataRate)
 	for _, name := range slices.Sorted(maps.Keys(r.Parts)) {
 		add("seconds_per_image/"+name, r.Parts[name]/float64(max(r.Images, 1)))
 	}

@@ -79,6 +79,9 @@ func (r *runner) patchTransform(photos []data.Photo) (*PatchTransform, error) {
 	path := filepath.Join(r.s.Run, "vae.json")
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
+		if len(photos) == 0 {
+			return nil, fmt.Errorf("%w: photos: the recipe's autoencoder is fitted to photographs, %s has pairs: name --model or --warm", ErrConfig, r.s.Photos)
+		}
 		r.log.Printf("vae: fitting the patch transform to %d photographs\n", len(photos))
 		p, err := FitPatches(photos, NanoVAE().SpaceToDepthShortcut, 1<<21, 1)
 		if err != nil {

@@ -135,12 +135,12 @@ func (r *runner) runStage(ctx context.Context, i int) (done bool, err error) {
 	}
 	defer r.device.Do(func() error { tr.Close(); return nil })
 	r.log.steps = c.Steps
-	loader, err := data.NewPatchLoader(data.LoaderConfig{Photos: r.photos.train, Preset: c.Preset, Seed: c.Seed, Batch: c.Batch, Size: c.Size, Items: c.Items, Workers: r.s.Workers})
+	loader, err := r.loader(c)
 	if err != nil {
 		return false, err
 	}
 	defer loader.Close()
-	held, err := NewValidation(r.photos.held, validationSize, 12)
+	held, err := r.validation(validationSize, 12)
 	if err != nil {
 		return false, err
 	}
@@ -253,10 +253,39 @@ func (r *runner) storeConfig(c Config) error {
 	return data.WriteFile(filepath.Join(s.Run, c.Stage+".toml"), text)
 }
 
-// photoSets are the photographs to train on and those held out.
+// photoSets are what is trained on and what is held out: photographs, or pairs that are degraded already.
 type photoSets struct {
-	train, held []data.Photo
-	packs       []*data.Pack
+	train, held           []data.Photo
+	packs                 []*data.Pack
+	trainPairs, heldPairs []data.Pair
+}
+
+// loader makes the batches of a stage.
+func (r *runner) loader(c Config) (*data.PatchLoader, error) {
+	config := data.LoaderConfig{Photos: r.photos.train, Preset: c.Preset, Seed: c.Seed, Batch: c.Batch, Size: c.Size, Items: c.Items, Workers: r.s.Workers}
+	if r.photos.trainPairs != nil {
+		config.Skipped = func(err error, count int) {
+			r.log.Printf("data: skipped (%d of %d so far): %v\n", count, len(r.photos.trainPairs), err)
+		}
+		var err error
+		if config.Pairs, err = data.OpenPairs(r.photos.trainPairs, c.Size); err != nil {
+			return nil, err
+		}
+	}
+	return data.NewPatchLoader(config)
+}
+
+// validation takes at most count crops of what is held out, validationSize pixels or, where no pair is that large, as large as the training's.
+func (r *runner) validation(size, count int) (*Validation, error) {
+	if r.photos.heldPairs == nil {
+		return NewValidation(r.photos.held, size, count)
+	}
+	skipped := func(err error) { r.log.Printf("data: skipped for validation: %v\n", err) }
+	v, err := NewPairValidation(r.photos.heldPairs, size, 3*count, skipped)
+	if errors.Is(err, errTooSmall) {
+		return NewPairValidation(r.photos.heldPairs, r.s.Size, 3*count, skipped)
+	}
+	return v, err
 }
 
 // Close releases the photographs.
@@ -266,10 +295,22 @@ func (p *photoSets) Close() {
 	}
 }
 
-// openPhotos opens path: a folder with the packs of cmd/photos, a folder of images (train/ and val/ below it, or any), or one image. Without a val folder
+// openPhotos opens path: a manifest of pairs, a folder with the packs of cmd/photos, a folder of images (train/ and val/ below it, or any), or one image. Without a val folder
 // every eighth image is held out, and with fewer than eight they are the training images.
 func openPhotos(path, run string, log *Logger) (*photoSets, error) {
 	sets := &photoSets{}
+	if data.IsManifest(path) {
+		pairs, err := data.ReadPairs(path)
+		if err != nil {
+			return nil, err
+		}
+		sets.trainPairs, sets.heldPairs = data.SplitPairs(pairs)
+		log.Printf("data: %d pairs, %d held out for validation; they are degraded already: preset is not used\n", len(sets.trainPairs), len(sets.heldPairs))
+		if len(sets.trainPairs) == len(pairs) {
+			log.Printf("data: too few to hold any out: validation restores the training pairs, so its gains say nothing about others\n")
+		}
+		return sets, nil
+	}
 	open := func(name string) ([]data.Photo, error) {
 		pack, err := data.OpenPack(filepath.Join(path, name+".fxp"))
 		if err != nil && (name == "" || errors.Is(err, fs.ErrNotExist)) {

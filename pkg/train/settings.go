@@ -22,7 +22,7 @@ type Settings struct {
 	Run     string  `toml:"run"`     // folder of the run
 	Model   string  `toml:"model"`   // base and autoencoder: a folder (FLUX.1's layout), nano, or "": the stages before this one, run first
 	Warm    string  `toml:"warm"`    // folder of a whole model, adapter included, whose weights the stage starts from
-	Photos  string  `toml:"photos"`  // folder of cmd/photos, any folder of images, or one image
+	Photos  string  `toml:"photos"`  // folder of cmd/photos, any folder of images, or one image; or a manifest of pairs, see data.ReadPairs
 	Device  string  `toml:"device"`  // cpu
 	Threads int     `toml:"threads"` // of the device, 0: all cores
 	Workers int     `toml:"workers"` // goroutines that make training pairs

@@ -80,7 +80,7 @@ func (r *runner) validate(tr *Trainer, held *Validation, best *float64) error {
 	}
 	tr.Gain = mean(gains)
 	stage := tr.Config.Stage
-	if err := r.log.Write(Record{Stage: stage, Step: tr.Step, Gains: gains}); err != nil {
+	if err := r.log.Write(Record{Stage: stage, Step: tr.Step, Gains: gains, Kinds: held.kinds}); err != nil {
 		return err
 	}
 	folder := filepath.Join(r.s.Run, "samples")
@@ -92,11 +92,11 @@ func (r *runner) validate(tr *Trainer, held *Validation, best *float64) error {
 		if err := data.Encode(&b, m, data.SaveOptions{Format: data.FormatPNG}); err != nil {
 			return err
 		}
-		name := fmt.Sprintf("%s-%s-%08d.png", stage, data.EvalPresets[i], tr.Step)
+		name := fmt.Sprintf("%s-%s-%08d.png", stage, held.kinds[i], tr.Step)
 		if err := data.WriteFile(filepath.Join(folder, name), b.Bytes()); err != nil {
 			return err
 		}
-		if err := r.log.board.Picture(tr.Step, stage+"/samples/"+data.EvalPresets[i], m.W, m.H, b.Bytes()); err != nil {
+		if err := r.log.board.Picture(tr.Step, stage+"/samples/"+held.kinds[i], m.W, m.H, b.Bytes()); err != nil {
 			return err
 		}
 	}

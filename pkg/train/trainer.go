@@ -275,7 +275,7 @@ func (tr *Trainer) Run(ctx context.Context, loader *data.PatchLoader, hooks Hook
 			r.GFLOPs = float64(flops) / 1e9 / r.Seconds
 			tr.Peak = max(tr.Peak, r.GFLOPs)
 			r.PeakShare = r.GFLOPs / tr.Peak
-			r.Parts = tr.clock.take()
+			r.Parts, r.DataRate = tr.clock.take(), loader.Rate()
 			if err := hooks.Log(r); err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package train
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -9,15 +10,16 @@ import (
 	"github.com/fluxir/fluxir/pkg/model"
 )
 
-// Validation is a fixed set of crops of held-out photographs, each degraded in the three ways of data.EvalPresets.
+// Validation is a fixed set of crops of held-out photographs, each degraded in the three ways of data.EvalPresets, or of held-out pairs.
 type Validation struct {
 	size  int
+	kinds []string       // of degradation: pair i is of kind i mod their number
 	pairs [][2][]float32 // per preset and crop: clean, degraded; [size,size,3] in 0..1, 8 bits
 }
 
 // NewValidation takes the centre of each photograph, at most count of them, spread over the list.
 func NewValidation(photos []data.Photo, size, count int) (*Validation, error) {
-	v := &Validation{size: size}
+	v := &Validation{size: size, kinds: data.EvalPresets}
 	for i := range min(count, len(photos)) {
 		p := photos[i*len(photos)/min(count, len(photos))]
 		if p.W < size || p.H < size {
@@ -42,14 +44,42 @@ func NewValidation(photos []data.Photo, size, count int) (*Validation, error) {
 	return v, nil
 }
 
-// Gains is the mean PSNR gain over the input in dB for each of data.EvalPresets, restored in one step from noise with the averaged weights, and the first crop of
-// each preset as degraded, restored and clean side by side. It is called inside Device.Do and leaves the weights as they were.
+var errTooSmall = errors.New("pictures too small")
+
+// NewPairValidation takes the centre of each pair, at most count of them, spread over the list. Pairs that cannot be read are left out and
+// given to skipped.
+func NewPairValidation(pairs []data.Pair, size, count int, skipped func(error)) (*Validation, error) {
+	v := &Validation{size: size, kinds: []string{"pairs"}}
+	set, err := data.OpenPairs(pairs, size)
+	if err != nil {
+		return nil, fmt.Errorf("validation: %w: %w", errTooSmall, err)
+	}
+	for i := range min(count, len(pairs)) {
+		hq, lq, err := set.Load([]int{i * len(pairs) / min(count, len(pairs))}, 0)
+		if err != nil {
+			continue
+		}
+		x, y := (hq.W-size)/2, (hq.H-size)/2
+		v.pairs = append(v.pairs, [2][]float32{hq.Crop(x, y, size, size).Pix, lq.Crop(x, y, size, size).Pix})
+	}
+	found, _ := set.Skipped()
+	for _, err := range found {
+		skipped(err)
+	}
+	if len(v.pairs) == 0 {
+		return nil, fmt.Errorf("validation: %w: no pair has %d×%d pixels", errTooSmall, size, size)
+	}
+	return v, nil
+}
+
+// Gains is the mean PSNR gain over the input in dB for each of v's kinds of degradation, restored in one step from noise with the averaged weights, and the first crop of
+// each kind as degraded, restored and clean side by side. It is called inside Device.Do and leaves the weights as they were.
 func (tr *Trainer) Gains(v *Validation) (gains []float64, samples []*data.Image, err error) {
 	restore, err := tr.useAverages()
 	if err != nil {
 		return nil, nil, err
 	}
-	gains = make([]float64, len(data.EvalPresets))
+	gains = make([]float64, len(v.kinds))
 	for i, pair := range v.pairs {
 		restored, err := tr.restore(pair[1], v.size, uint64(i))
 		if err != nil {
