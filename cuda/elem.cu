@@ -77,12 +77,38 @@ fx_status axpby_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, con
   });
 }
 
+// dx = p dy and dw = q dy.
+template <class X, class Y>
+struct Split {
+  static constexpr int kWidth = vector_width<X, Y>;
+  X *dx, *dw;
+  const Y* dy;
+  const float *p, *q;
+
+  template <int V>
+  __device__ void run(const At<3>& at) const {
+    float v[V], u[V], a = p[at.item], b = q[at.item];
+    load(v, dy + at.at[2]);
+#pragma unroll
+    for (int i = 0; i < V; i++) u[i] = a * v[i], v[i] *= b;
+    store(dx + at.at[0], u), store(dw + at.at[1], v);
+  }
+};
+
 fx_status axpby_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dw, const fx_tensor* dy, const fx_tensor* p,
                          const fx_tensor* q) {
-  fx_status status = FX_STATUS_OK;
-  if (dx) status = axpby_forward(ctx, dx, dy, nullptr, p, nullptr);
-  if (dw && status == FX_STATUS_OK) status = axpby_forward(ctx, dw, dy, nullptr, q, nullptr);
-  return status;
+  if (!dx || !dw || dx->dtype != dw->dtype) {
+    fx_status status = dx ? axpby_forward(ctx, dx, dy, nullptr, p, nullptr) : FX_STATUS_OK;
+    return dw && status == FX_STATUS_OK ? axpby_forward(ctx, dw, dy, nullptr, q, nullptr) : status;
+  }
+  return dispatch(dx->dtype, [&](auto tx) {
+    return dispatch(dy->dtype, [&](auto ty) {
+      using X = decltype(tx);
+      using Y = decltype(ty);
+      Split<X, Y> f{data<X>(dx), data<X>(dw), data<Y>(dy), data<float>(p), data<float>(q)};
+      return for_rows(ctx, RowsPlan<3>({dx, dw, dy}, true), f);
+    });
+  });
 }
 
 template <class T>

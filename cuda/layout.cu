@@ -26,9 +26,13 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(U* image, U* tokens, Pac
   if (kPack) {
 #pragma unroll
     for (int i = 0; i < 4; i++) v[i] = pixel[at[i]];
-    if (kWide) *reinterpret_cast<decltype(&four[0])>(token) = four[0];
-    else
+    if constexpr (!kWide) {
       for (int i = 0; i < 4; i++) token[i] = v[i];
+    } else if constexpr (sizeof(U) == 4) {
+      store_words(token, {v[0], v[1], v[2], v[3]});
+    } else {
+      store_words(token, {v[0] | uint32_t(v[1]) << 16, v[2] | uint32_t(v[3]) << 16});
+    }
   } else {
     if (kWide) four[0] = *reinterpret_cast<decltype(&four[0])>(token);
     else
@@ -149,7 +153,7 @@ constexpr int kTile = 32;
 template <class Y, class X>
 __global__ void __launch_bounds__(kThreads) transpose_kernel(Y* y, const X* x, Divider across_tiles, Divider down_tiles, int64_t across,
                                                              int64_t down, int64_t yi, int64_t yj, int64_t xi, int64_t xj, Outer outer) {
-  __shared__ Y tile[kTile][kTile + 1];
+  __shared__ Y tile[kTile][kTile + 4 / sizeof(Y)];  // a column's elements lie in different banks
   uint32_t i0 = blockIdx.x, j0 = across_tiles.split(i0), row = down_tiles.split(j0);
   int64_t ya = 0, xa = 0, i = int64_t(i0) * kTile, j = int64_t(j0) * kTile;
   outer.at(row, ya, xa);

@@ -394,7 +394,7 @@ struct Gradient {
   fx_act act;
 
   template <int V>
-  __device__ Floats<V> start(int64_t b, int64_t c) const {
+  __device__ Floats<V> start(int64_t b, int64_t, int64_t c) const {
     Floats<V> g;
     if (gate) load(g.v, gate + b * gate_stride + c);
     return g;
@@ -439,8 +439,8 @@ void gradient_pass(fx_ctx* ctx, const fx_tensor* du, float* partial, const fx_te
                   gate ? gate->strides[0] : 0,
                   act};
     bool wide = vectors(dy, 16) && vectors(du, 16) && vectors(pre, 16) && vectors(gate, 16);
-    if (wide) sum_columns<vector_width<T>, 2>(ctx, partial, B, L, O, f);
-    else sum_columns<1, 2>(ctx, partial, B, L, O, f);
+    if (wide) for_columns<vector_width<T>, 2>(ctx, partial, B, L, O, f);
+    else for_columns<1, 2>(ctx, partial, B, L, O, f);
     if (db) finish_columns(ctx, data<float>(db), 0, partial, 1, B * chunks, O, 2 * O, 1, true);
     if (dgate) finish_columns(ctx, data<T>(dgate), dgate->strides[0], partial + O, B, chunks, O, 2 * O);
     return FX_STATUS_OK;

@@ -20,13 +20,6 @@ __device__ inline float exp2_fast(float x) {
   return y;
 }
 
-// Two floats to bf16, the first in the low half.
-__device__ inline uint32_t pack_bf16(float low, float high) {
-  uint32_t u;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(u) : "f"(high), "f"(low));
-  return u;
-}
-
 // ---- asynchronous copies ----------------------------------------------------------------------------------------------------
 
 __device__ inline uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
@@ -299,13 +292,6 @@ __device__ inline void store_rows(const float (&c)[N][4], float* row0, float* ro
       if (col + 1 < cols) row[col + 1] = c[n][2 * h + 1];
     }
   }
-}
-
-// Launches a kernel with `bytes` of dynamic shared memory, which may be more than the 48 KB that need no leave.
-template <class... P, class... A>
-void launch(fx_ctx* ctx, void (*kernel)(P...), int64_t blocks, int threads, int bytes, A... args) {
-  if (bytes > 48 << 10) require(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory");
-  kernel<<<unsigned(blocks), unsigned(threads), size_t(bytes), stream(ctx)>>>(args...);
 }
 
 }  // namespace fx::cuda

@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kThreads) qk_norm_rope_forward_kernel(Argument
   bool live = job < a.tokens;
   int64_t token = live ? job : 0, b = token / a.L, l = token % a.L;
   int D = live ? int(a.D) : 0, first = group.lane * V;
-  float turn[V], weight[V], v[V];
+  float turn[V], weight[V], v[V], own_rstd = 0;
   bool one = a.D <= size * V;  // step: then rotations and weights stay in registers for all heads
   if (one && first < D && a.pe) fetch<kWide>(turn, a.pe + l * a.D + first);
   if (one && first < D && a.weight) fetch<kWide>(weight, a.weight + first);
@@ -100,7 +100,11 @@ __global__ void __launch_bounds__(kThreads) qk_norm_rope_forward_kernel(Argument
         for (int i = 0; i < V; i++) square += v[i] * v[i];
       }
       r = 1 / sqrtf(group.sum(square) / float(a.D) + a.eps);
-      if (a.rstd && live && group.lane == 0) a.rstd[token * a.H + h] = r;
+      // Lane i keeps that of head i, then all store theirs together.
+      int turn_of = int(h) & (size - 1);
+      if (turn_of == group.lane) own_rstd = r;
+      if (a.rstd && live && (turn_of == size - 1 || h == a.H - 1) && group.lane <= turn_of)
+        a.rstd[token * a.H + h - turn_of + group.lane] = own_rstd;
     }
     for (int at = first; at < D; at += size * V) {
       if (!one || !a.weight) fetch<kWide>(v, x + at);

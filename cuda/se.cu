@@ -1,6 +1,5 @@
 // se.cu: squeeze and excitation (spec 3.4), in f32: the mean over tokens, and the two small matrices that turn it into a gain per channel.
 #include "core/columns.cuh"
-#include "core/rows.cuh"
 
 namespace fx::cuda {
 namespace {
@@ -25,8 +24,8 @@ fx_status se_squeeze_forward(fx_ctx* ctx, const fx_tensor* m, const fx_tensor* x
     int64_t B = x->shape[0], L = x->shape[1], C = x->shape[2];
     float* partial = static_cast<float*>(workspace(ctx, B * chunks_of(L) * C * 4));
     Squeeze<T> f{data<T>(x), x->strides[0], x->strides[1]};
-    if (vectors(x, 16)) sum_columns<vector_width<T>, 1>(ctx, partial, B, L, C, f);
-    else sum_columns<1, 1>(ctx, partial, B, L, C, f);
+    if (vectors(x, 16)) for_columns<vector_width<T>, 1>(ctx, partial, B, L, C, f);
+    else for_columns<1, 1>(ctx, partial, B, L, C, f);
     finish_columns(ctx, data<float>(m), C, partial, B, chunks_of(L), C, C, 1.0f / float(L));
     return FX_STATUS_OK;
   });
@@ -34,28 +33,33 @@ fx_status se_squeeze_forward(fx_ctx* ctx, const fx_tensor* m, const fx_tensor* x
 
 template <class T>
 struct Spread {
-  static constexpr int kWidth = vector_width<T, float>;
   T* dx;
   const float* dm;
+  int64_t item, row, dm_item;
   float tokens;
 
   template <int V>
-  __device__ void run(const At<2>& at) const {
-    float v[V];
-    load(v, dm + at.at[1]);
+  __device__ Floats<V> start(int64_t b, int64_t, int64_t c) const {
+    Floats<V> d;
+    load(d.v, dm + b * dm_item + c);
 #pragma unroll
-    for (int i = 0; i < V; i++) v[i] /= tokens;
-    store(dx + at.at[0], v);
+    for (int i = 0; i < V; i++) d.v[i] /= tokens;
+    return d;
+  }
+  template <int V>
+  __device__ void add(float (&)[1][V], const Floats<V>& d, int64_t b, int64_t l, int64_t c) const {
+    store(dx + b * item + l * row + c, d.v);
   }
 };
 
 fx_status se_squeeze_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dm) {
-  fx_tensor over = *dx;  // dm [B,C] seen as [B,L,C]
-  over.data = dm->data, over.dtype = FX_DTYPE_F32;
-  over.strides[0] = dm->strides[0], over.strides[1] = 0;
   return dispatch(dx->dtype, [&](auto t) {
     using T = decltype(t);
-    return for_rows(ctx, RowsPlan<2>({dx, &over}), Spread<T>{data<T>(dx), data<float>(dm), float(dx->shape[1])});
+    int64_t B = dx->shape[0], L = dx->shape[1], C = dx->shape[2];
+    Spread<T> f{data<T>(dx), data<float>(dm), dx->strides[0], dx->strides[1], dm->strides[0], float(L)};
+    if (vectors(dx, 4 * sizeof(T)) && vectors(dm, 16)) for_columns<4, 0>(ctx, nullptr, B, L, C, f);
+    else for_columns<1, 0>(ctx, nullptr, B, L, C, f);
+    return FX_STATUS_OK;
   });
 }
 
@@ -178,8 +182,8 @@ template <class W>
 void multiply(fx_ctx* ctx, float* dx, float* partial, const float* dy, const fx_tensor* w, int64_t B) {
   int64_t N = w->shape[0], K = w->shape[1];
   Product<W> f{dy, data<W>(w), N, K};
-  if (vectors(w, 16)) sum_columns<vector_width<W>, 1>(ctx, partial, B, N, K, f);
-  else sum_columns<1, 1>(ctx, partial, B, N, K, f);
+  if (vectors(w, 16)) for_columns<vector_width<W>, 1>(ctx, partial, B, N, K, f);
+  else for_columns<1, 1>(ctx, partial, B, N, K, f);
   finish_columns(ctx, dx, K, partial, B, chunks_of(N), K, K);
 }
 

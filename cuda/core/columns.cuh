@@ -1,13 +1,13 @@
-// columns.cuh: sums over rows. A thread owns one vector of columns and kChunk rows, so sums need no other thread; the chunks' sums are then
-// added in order. The split depends on the shape alone.
+// columns.cuh: walks rows of columns, with sums over the rows. A block takes up to 32 vectors of columns of a chunk of rows; a thread owns
+// one vector of every `down`-th row. The threads' sums are added in order through shared memory, and the chunks' then in order by another
+// kernel. The split depends on the shape alone.
 #pragma once
 #include "device.cuh"
 
 namespace fx::cuda {
 
-constexpr int kChunk = 32;  // rows of a chunk
-
-inline int64_t chunks_of(int64_t rows) { return ceil_div(rows, kChunk); }
+inline int64_t chunk_of(int64_t rows) { return rows < 1 << 15 ? 128 : 512; }
+inline int64_t chunks_of(int64_t rows) { return ceil_div(rows, chunk_of(rows)); }
 
 // V floats that a thread keeps.
 template <int V>
@@ -15,36 +15,68 @@ struct Floats {
   float v[V];
 };
 
-// partial [B, chunks, S, C] = per chunk the sums that f.add<V>(sums[S][V], b, row, column) makes; not stored where partial is NULL. An f
-// with start<V>(b, column) gets what that returns, once for the chunk, as one more argument after sums.
+// Which rows and columns the blocks of a launch take.
+struct Columns {
+  int64_t rows, chunk, vectors;
+  int across, down;  // vectors of columns and rows that a block's threads take at a time
+  Divider tiles, chunks, lines;
+
+  Columns(int64_t rows, int64_t vectors)
+      : rows(rows),
+        chunk(chunk_of(rows)),
+        vectors(vectors),
+        across(int(ceil_div(vectors, ceil_div(vectors, 32)))),
+        down(kThreads / across),
+        tiles(ceil_div(vectors, across)),
+        chunks(chunks_of(rows)),
+        lines(across) {}
+  int64_t blocks() const { return int64_t(tiles.d) * chunks.d; }
+};
+
+// Calls f.add<V>(sums[S][V], b, row, column) for every vector; partial [B, chunks, S, C] = what is then in sums, per chunk, where it is
+// wanted. An f with start<V>(b, first row of the chunk, column) gets what that returns, once for all its rows, as one more argument after
+// sums.
 template <int V, int S, class F>
-__global__ void __launch_bounds__(kThreads)
-    columns_kernel(float* partial, Divider per_row, Divider chunks, int64_t jobs, int64_t rows, F f) {
-  int64_t job = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (job >= jobs) return;
-  uint32_t rest = uint32_t(job), b = per_row.split(rest);  // b: item and chunk so far
-  int64_t column = int64_t(rest) * V, C = int64_t(per_row.d) * V, at = int64_t(b) * S * C + column;
-  rest = b;
-  b = chunks.split(rest);
-  int64_t first = int64_t(rest) * kChunk, last = min(first + kChunk, rows);
-  float sums[S][V] = {};
-  if constexpr (requires { f.template start<V>(b, column); }) {
-    auto state = f.template start<V>(b, column);
-    for (int64_t row = first; row < last; row++) f.template add<V>(sums, state, b, row, column);
-  } else {
-    for (int64_t row = first; row < last; row++) f.template add<V>(sums, b, row, column);
+__global__ void __launch_bounds__(kThreads) columns_kernel(float* partial, Columns s, F f) {
+  uint32_t tile = blockIdx.x, job = s.tiles.split(tile), chunk = job, b = s.chunks.split(chunk);
+  uint32_t lane = threadIdx.x, line = s.lines.split(lane);
+  int64_t first = int64_t(chunk) * s.chunk, last = min(first + s.chunk, s.rows), column = (int64_t(tile) * s.across + lane) * V;
+  float sums[S > 0 ? S : 1][V] = {};
+  if (int(line) < s.down && column < s.vectors * V) {
+    if constexpr (requires { f.template start<V>(b, first, column); }) {
+      auto state = f.template start<V>(b, first, column);
+      for (int64_t row = first + line; row < last; row += s.down) f.template add<V>(sums, state, b, row, column);
+    } else {
+      for (int64_t row = first + line; row < last; row += s.down) f.template add<V>(sums, b, row, column);
+    }
   }
-  if (!partial) return;
+  if constexpr (S > 0) {
+    if (!partial) return;
+    constexpr int pitch = kThreads + 32 / V;  // the V elements of 32 / V lanes meet different banks
+    __shared__ float shared[S * V * pitch];
 #pragma unroll
-  for (int s = 0; s < S; s++) store(partial + at + s * C, sums[s]);
+    for (int i = 0; i < S * V; i++) shared[i * pitch + threadIdx.x] = sums[i / V][i % V];
+    __syncthreads();
+    int width = s.across * V;
+    int64_t C = s.vectors * V, left = C - int64_t(tile) * width;
+    partial += int64_t(job) * S * C + int64_t(tile) * width;
+    for (int i = int(threadIdx.x); i < S * width; i += kThreads) {
+      int which = i / width, c = i - which * width;
+      if (c >= left) continue;
+      const float* from = shared + (which * V + c % V) * pitch + c / V;
+      double total = 0;
+      for (int k = 0; k < s.down; k++) total += double(from[k * s.across]);
+      partial[which * C + c] = float(total);
+    }
+  }
 }
 
-// partial as above for B items of `rows` rows and C columns; V divides C.
+// The above for B items of `rows` rows and C columns; V divides C.
 template <int V, int S, class F>
-void sum_columns(fx_ctx* ctx, float* partial, int64_t B, int64_t rows, int64_t C, const F& f) {
-  int64_t chunks = chunks_of(rows), jobs = B * chunks * (C / V);
-  if (jobs >= int64_t(1) << 31) throw std::runtime_error("too many rows for the cuda backend");
-  columns_kernel<V, S><<<blocks_for(jobs), kThreads, 0, stream(ctx)>>>(partial, Divider(C / V), Divider(chunks), jobs, rows, f);
+void for_columns(fx_ctx* ctx, float* partial, int64_t B, int64_t rows, int64_t C, const F& f) {
+  Columns s(rows, C / V);
+  if (B * s.blocks() >= int64_t(1) << 31) throw std::runtime_error("too many rows for the cuda backend");
+  columns_kernel<V, S><<<unsigned(B * s.blocks()), kThreads, 0, stream(ctx)>>>(partial, s, f);
 }
 
 constexpr int kSlices = kThreads / 32;

@@ -42,12 +42,43 @@ __device__ __forceinline__ void load(float (&out)[V], const T* p) {
   for (int i = 0; i < V; i++) out[i] = to_float(pack.v[i]);
 }
 
+// Two floats to bf16, the first in the low half.
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+  uint32_t u;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(u) : "f"(high), "f"(low));
+  return u;
+}
+
+// N words to global memory in one instruction, or in one per 16 bytes. Written out because in loops over rows the compiler takes a store of
+// a Pack apart into single elements.
+template <int N>
+__device__ __forceinline__ void store_words(void* p, const uint32_t (&w)[N]) {
+  static_assert(N == 2 || N % 4 == 0);
+  size_t to = __cvta_generic_to_global(p);
+  if constexpr (N == 2) {
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(w[0]), "r"(w[1]) : "memory");
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; i += 4)
+      asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to + 4 * i), "r"(w[i]), "r"(w[i + 1]), "r"(w[i + 2]), "r"(w[i + 3])
+                   : "memory");
+  }
+}
+
 template <int V, class T>
 __device__ __forceinline__ void store(T* p, const float (&x)[V]) {
-  Pack<T, V> pack;
+  constexpr int words = V * int(sizeof(T)) / 4;
+  if constexpr (words > 1) {
+    uint32_t w[words];
 #pragma unroll
-  for (int i = 0; i < V; i++) put(&pack.v[i], x[i]);
-  *reinterpret_cast<Pack<T, V>*>(p) = pack;
+    for (int i = 0; i < words; i++)
+      if constexpr (sizeof(T) == 4) w[i] = __float_as_uint(x[i]);
+      else w[i] = pack_bf16(x[2 * i], x[2 * i + 1]);
+    store_words(p, w);
+  } else {
+#pragma unroll
+    for (int i = 0; i < V; i++) put(p + i, x[i]);
+  }
 }
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
@@ -137,5 +168,12 @@ inline bool vectors(const fx_tensor* t, int64_t bytes) {
 }
 
 inline unsigned blocks_for(int64_t threads) { return unsigned(ceil_div(threads, kThreads)); }
+
+// Launches a kernel with `bytes` of dynamic shared memory, which may be more than the 48 KB that need no leave.
+template <class... P, class... A>
+void launch(fx_ctx* ctx, void (*kernel)(P...), int64_t blocks, int threads, int bytes, A... args) {
+  if (bytes > 48 << 10) require(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory");
+  kernel<<<unsigned(blocks), unsigned(threads), size_t(bytes), stream(ctx)>>>(args...);
+}
 
 }  // namespace fx::cuda

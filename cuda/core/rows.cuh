@@ -43,7 +43,7 @@ struct RowsPlan {
   const fx_tensor* tensors[N];
   int64_t elements = 1, row = 1;
   int rank = 0;
-  int64_t shape[FX_MAX_RANK + 1], strides[N][FX_MAX_RANK + 1];
+  int64_t shape[FX_MAX_RANK + 1] = {}, strides[N][FX_MAX_RANK + 1] = {};
 
   explicit RowsPlan(const fx_tensor* const (&t)[N], bool batch = false) {
     for (int k = 0; k < N; k++) tensors[k] = t[k];
@@ -56,7 +56,7 @@ struct RowsPlan {
       for (int k = 0; k < N; k++) strides[k][rank - 1] = stride(k, d);
     }
     if (rank == 1 && batch && lead->rank == 1) shape[rank++] = 1;  // one element per item
-    row = shape[--rank];
+    if (rank > 0) row = shape[--rank];
   }
 
   // Can all tensors be walked in vectors of `width` elements?
