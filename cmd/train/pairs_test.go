@@ -70,6 +70,12 @@ func TestPairs(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "straight", "samples", "adapter-pairs-00000008.png")); err != nil {
 		t.Error(err)
 	}
+	if err := os.WriteFile(manifest, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, log := train("parts", "--steps", "9"); !strings.Contains(log, "changed since the state was saved: manifest of the data: SHA-256") {
+		t.Errorf("nothing about another manifest in %s", log)
+	}
 	for want, text := range map[string]string{"bad.csv:1: header \"a,b\"": "a,b\n", "no pairs in this manifest": "lq,hq\n", "too many unreadable images": "lq,hq\nnone.png,none.png\n"} {
 		bad := filepath.Join(dir, "bad.csv")
 		if err := os.WriteFile(bad, []byte(text), 0o644); err != nil {

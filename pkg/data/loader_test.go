@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 )
 
 // texturedPhoto is a photograph-like picture: smooth waves, a hard edge and a flat corner.
@@ -98,6 +99,26 @@ func TestLoaderSeekMidway(t *testing.T) {
 	l.Close()
 	if _, err := l.Next(); err == nil {
 		t.Error("Next after Close gave no error")
+	}
+}
+
+// TestLoaderWaits: batches that no one takes are not made without end.
+func TestLoaderWaits(t *testing.T) {
+	l, err := NewPatchLoader(LoaderConfig{Photos: testPhotos(), Preset: PresetJPEG, Batch: 2, Size: 16, Workers: 2, Depth: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if _, err := l.Next(); err != nil {
+		t.Fatal(err)
+	}
+	for start := time.Now(); time.Since(start) < 300*time.Millisecond; time.Sleep(10 * time.Millisecond) {
+		if n := l.work.pairs.Load(); n > 2*(3+1) {
+			t.Fatalf("%d pairs are made, want three batches ahead of the one that is taken", n)
+		}
+	}
+	if n, rate := l.work.pairs.Load(), l.Rate(); n != 8 || !(rate > 0) {
+		t.Errorf("%d pairs after a while, rate %g", n, rate)
 	}
 }
 

@@ -42,11 +42,9 @@ func IsManifest(path string) bool {
 // the manifest's folder; id, hq_sha256 and lq_sha256 may be there, others are passed over. The manifest of a fluxgen set, or its folder, gives all degraded copies
 // of the pictures that are kept.
 func ReadPairs(path string) ([]Pair, error) {
-	files := []string{path}
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		if files, err = filepath.Glob(filepath.Join(escapeGlob(path), "manifest*.jsonl")); err != nil {
-			return nil, err
-		}
+	files, err := manifestFiles(path)
+	if err != nil {
+		return nil, err
 	}
 	var pairs []Pair
 	set := &fluxgenSet{hq: map[int]Pair{}, dropped: map[int]bool{}, lq: map[string]fluxgenLine{}}
@@ -71,6 +69,31 @@ func ReadPairs(path string) ([]Pair, error) {
 		return nil, fmt.Errorf("%s: no pairs in this manifest", path)
 	}
 	return pairs, nil
+}
+
+// ManifestSum is the SHA-256 of a manifest, hexadecimal; of a set's folder that of its manifests, one after the other.
+func ManifestSum(path string) (string, error) {
+	files, err := manifestFiles(path)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.New()
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return "", err
+		}
+		sum.Write(b)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// manifestFiles are path itself or the manifests of a set's folder.
+func manifestFiles(path string) ([]string, error) {
+	if info, err := os.Stat(path); err != nil || !info.IsDir() {
+		return []string{path}, err
+	}
+	return filepath.Glob(filepath.Join(escapeGlob(path), "manifest*.jsonl"))
 }
 
 func escapeGlob(path string) string {

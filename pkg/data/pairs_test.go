@@ -236,3 +236,23 @@ func FuzzReadPairs(f *testing.F) {
 		}
 	})
 }
+
+// A pair of 512 × 512 pixels, JPEG and PNG, as one worker makes it.
+func BenchmarkPair512(b *testing.B) {
+	dir := b.TempDir()
+	m := texturedPhoto(512, 512, 1).Image()
+	if err := errors.Join(Save(filepath.Join(dir, "hq.png"), m, SaveOptions{}), Save(filepath.Join(dir, "lq.jpg"), m, SaveOptions{})); err != nil {
+		b.Fatal(err)
+	}
+	set, err := OpenPairs([]Pair{{ID: "0", HQ: filepath.Join(dir, "hq.png"), LQ: filepath.Join(dir, "lq.jpg")}}, 512)
+	if err != nil {
+		b.Fatal(err)
+	}
+	w := patchWorker{cfg: &LoaderConfig{Pairs: set, Batch: 1, Size: 512}}
+	batch := Batch{HQ: make([]float32, 3*512*512), LQ: make([]float32, 3*512*512)}
+	for b.Loop() {
+		if err := w.fill(&batch); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -36,8 +36,8 @@ var errNoBundle = errors.New("no such model folder")
 type Bundle struct {
 	Net *FluxIR
 	VAE *VAE
-	// Step and Licence are the adapter's metadata.
-	Step, Licence string
+	// Step, Licence and Data are the adapter's metadata. Data is the SHA-256 of the manifest of pairs that it was trained on; "": unknown.
+	Step, Licence, Data string
 }
 
 // LoadBundle reads a bundle from a folder into a. The transformer and the adapter work in dtype, the autoencoder in vaeDType.
@@ -149,7 +149,7 @@ func loadBundle(a *tensor.Arena, open opener, openAdapter func() (weights.Source
 	}
 	defer ad.Close()
 	meta := ad.Metadata()
-	b.Step, b.Licence = meta["training_step"], meta["licence"]
+	b.Step, b.Licence, b.Data = meta["training_step"], meta["licence"], meta["data_manifest_sha256"]
 	c := DefaultAdapterConfig()
 	if err := json.Unmarshal([]byte(meta["config"]), &c); err != nil {
 		return nil, fmt.Errorf("%s: %w: metadata config: %w", ad.Path(), weights.ErrConfig, err)
@@ -247,9 +247,11 @@ func SaveAdapter(dir string, b *Bundle) error {
 	if err != nil {
 		return err
 	}
-	return saveParams(filepath.Join(dir, adapterFile), b.Net.Adapter.Params, weights.BF16, map[string]string{
-		"format_version": adapterFormat, "config": string(config), "training_step": b.Step, "licence": b.Licence,
-	})
+	meta := map[string]string{"format_version": adapterFormat, "config": string(config), "training_step": b.Step, "licence": b.Licence}
+	if b.Data != "" {
+		meta["data_manifest_sha256"] = b.Data
+	}
+	return saveParams(filepath.Join(dir, adapterFile), b.Net.Adapter.Params, weights.BF16, meta)
 }
 
 func saveParams(file string, ps *Params, dtype weights.DType, meta map[string]string) error {

@@ -64,7 +64,7 @@ func (tr *Trainer) Save(path string) error {
 	}
 	meta := map[string]string{
 		"format_version": checkpointFormat, "training_step": strconv.FormatInt(tr.Step, 10), "config": string(config), "checksums": string(checksums),
-		"frozen": tr.frozenHash,
+		"frozen": tr.frozenHash, "data_manifest_sha256": tr.manifest,
 	}
 	if finite(tr.Gain) {
 		meta["gain"] = strconv.FormatFloat(tr.Gain, 'g', -1, 64)
@@ -99,6 +99,9 @@ func (tr *Trainer) Resume(path string) (changed []string, err error) {
 	}
 	if len(fixed) > 0 {
 		return nil, fmt.Errorf("%s: %w: state of another configuration: %s", path, ErrConfig, strings.Join(fixed, "; "))
+	}
+	if was := meta["data_manifest_sha256"]; was != tr.manifest {
+		changed = append(changed, fmt.Sprintf("manifest of the data: SHA-256 %q there, %q now", was, tr.manifest))
 	}
 	step, err := strconv.ParseInt(meta["training_step"], 10, 64)
 	if err != nil || step < 0 {

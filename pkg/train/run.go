@@ -121,6 +121,7 @@ func (r *runner) runStage(ctx context.Context, i int) (done bool, err error) {
 				return err
 			}
 		}
+		tr.manifest = r.photos.manifest
 		changed, err := tr.Resume(r.state(c.Stage))
 		for _, line := range changed {
 			r.log.Printf("%s: changed since the state was saved: %s\n", c.Stage, line)
@@ -258,6 +259,7 @@ type photoSets struct {
 	train, held           []data.Photo
 	packs                 []*data.Pack
 	trainPairs, heldPairs []data.Pair
+	manifest              string // SHA-256 of the pairs' manifest
 }
 
 // loader makes the batches of a stage.
@@ -302,6 +304,9 @@ func openPhotos(path, run string, log *Logger) (*photoSets, error) {
 	if data.IsManifest(path) {
 		pairs, err := data.ReadPairs(path)
 		if err != nil {
+			return nil, err
+		}
+		if sets.manifest, err = data.ManifestSum(path); err != nil {
 			return nil, err
 		}
 		sets.trainPairs, sets.heldPairs = data.SplitPairs(pairs)

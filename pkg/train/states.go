@@ -25,7 +25,7 @@ func (r *runner) save(tr *Trainer, b *model.Bundle) error {
 	if err := r.keep(stage, tr.Step, tr.Config.Keep); err != nil {
 		return err
 	}
-	b.Step, b.Licence = fmt.Sprint(tr.Step), r.licence()
+	b.Step, b.Licence, b.Data = fmt.Sprint(tr.Step), r.licence(), r.photos.manifest
 	if err := r.export(stage, b); err != nil {
 		return err
 	}

@@ -33,6 +33,7 @@ type Trainer struct {
 	latents *Latents // nil: every crop is encoded
 
 	frozenHash string // FrozenHash at the start
+	manifest   string // SHA-256 of the pairs' manifest, "": none
 	dry        bool   // on the dry device: no random numbers are needed
 }
 
