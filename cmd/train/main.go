@@ -138,7 +138,10 @@ func ablate(command []string, a train.Ablation, md string) error {
 	if err != nil || md == "" {
 		return err
 	}
-	return a.Report(md)
+	if err = a.Report(md); !done && errors.Is(err, train.ErrNoResults) {
+		return nil
+	}
+	return err
 }
 
 // curves reports on a run.

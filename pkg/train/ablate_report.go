@@ -43,6 +43,9 @@ func columns() []column {
 	return list
 }
 
+// ErrNoResults is wrapped by the complaint about a set of which no run has ended.
+var ErrNoResults = errors.New("no run has ended")
+
 // Results reads the runs that are finished: per arm, per seed; those that are not are nil.
 func (a Ablation) Results() (list [][]*Result, err error) {
 	for _, arm := range Arms() {
@@ -100,7 +103,7 @@ func (a Ablation) Report(path string) error {
 		}
 	}
 	if first == nil {
-		return fmt.Errorf("%s: no run has finished", a.Settings.Run)
+		return fmt.Errorf("%s: %w", a.Settings.Run, ErrNoResults)
 	}
 	old, err := os.ReadFile(path)
 	if err != nil {
