@@ -12,7 +12,7 @@ import (
 type options struct {
 	config, reference string
 	set               []string
-	clean             bool
+	clean, report     bool
 	plan              bool
 	seeds, jobs       int
 	md                string
@@ -28,6 +28,7 @@ func newFlags() (*pflag.FlagSet, *options) {
 	f.StringVar(&o.reference, "reference", "", "of ledger: TOML file of a stated cost to compare with")
 	f.IntVar(&o.seeds, "seeds", 3, "of ablate: seeds for each arm, 1, 2, ...")
 	f.IntVar(&o.jobs, "jobs", 1, "of ablate: runs at once, each with --threads threads")
+	f.BoolVar(&o.report, "report", false, "of ablate: only write the tables of --md from the runs that have ended")
 	f.StringVar(&o.md, "md", "", "of ablate: Markdown file whose tables are written anew, with plots beside it")
 	f.StringArrayVar(&o.set, "set", nil, "KEY=VALUE: any key of the configuration, as in the file (time.kind='\"uniform\"'); repeatable")
 	f.String("run", "runs/nano", "folder of the run: configuration, states, metrics, samples, exported model")
@@ -64,7 +65,7 @@ func newFlags() (*pflag.FlagSet, *options) {
 func (o *options) overrides(flags *pflag.FlagSet) []string {
 	var lines []string
 	flags.Visit(func(f *pflag.Flag) {
-		if slices.Contains([]string{"config", "set", "reference", "plan", "seeds", "jobs", "md", "clean"}, f.Name) {
+		if slices.Contains([]string{"config", "set", "reference", "plan", "seeds", "jobs", "md", "clean", "report"}, f.Name) {
 			return
 		}
 		value := f.Value.String()

@@ -35,7 +35,7 @@ curves prints what the stages of --run cost, and draws loss and validation of tu
 ledger compares what runs cost, with each other and with a stated reference (configs/reference_*.toml).
 cache checks every file of a latent cache, by encoder; --clean empties it.
 ablate trains the arms of the ablations (docs/ablations.md) from the same configuration, each in a folder of its own below --run, measures them, and
-writes tables and plots. Runs that have ended are not repeated, others go on where they stopped.
+writes tables and plots. Runs that have ended are not repeated, others go on where they stopped; --report only reports.
 
 Flags override the file, which overrides the stage's defaults; the result is stored as STAGE.toml in the run's folder and is itself such a file.
 Interrupt (Ctrl-C) to stop after the current step; the same command resumes. Flags:
@@ -87,6 +87,9 @@ func run(command []string, text io.Writer) error {
 		return err
 	}
 	if stage == "ablate" {
+		if options.report {
+			return train.Ablation{Settings: settings, Seeds: options.seeds}.Report(options.md)
+		}
 		return ablate(command, train.Ablation{Settings: settings, Seeds: options.seeds, Jobs: options.jobs, Text: text}, options.md)
 	}
 	stages := settings.Stages()

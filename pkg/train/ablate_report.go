@@ -200,12 +200,13 @@ func plotPSNR(results [][]*Result, path string) error {
 	p := plot.New()
 	p.Title.Text, p.Y.Label.Text = "difference to the baseline of the same seed", "PSNR, dB"
 	p.Add(plotter.NewGrid())
-	p.Legend.Top = true
+	p.Legend.Left = true
 	var names []string
 	for _, arm := range Arms()[1:] {
 		names = append(names, arm.Name)
 	}
 	p.NominalX(names...)
+	p.X.Min, p.X.Max = -0.5, float64(len(names))-0.5
 	zero := plotter.NewFunction(func(float64) float64 { return 0 })
 	zero.Color = color.Gray{128}
 	p.Add(zero)
@@ -241,16 +242,26 @@ func plotPSNR(results [][]*Result, path string) error {
 		p.Add(scatter)
 		p.Legend.Add(c.name, scatter)
 	}
+	p.Y.Min, p.Y.Max = p.Y.Min-0.05, p.Y.Max+0.05
 	return savePlot(p, path)
 }
 
-// plotVelocity draws the velocity loss of each arm over t, as a share of the baseline's.
+// plotVelocity draws the velocity loss of each arm over t, as a share of the baseline's, on a scale of logarithms.
 func plotVelocity(results [][]*Result, path string) error {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = "velocity loss, mean of the seeds", "t", "share of the baseline's"
 	p.Add(plotter.NewGrid())
 	p.Legend.Top = true
+	p.Y.Scale = plot.LogScale{}
+	var ticks plot.ConstantTicks
+	for _, y := range []float64{0.25, 0.5, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 8} {
+		ticks = append(ticks, plot.Tick{Value: y, Label: fmt.Sprint(y)})
+	}
+	p.Y.Tick.Marker = ticks
 	for i, arm := range Arms() {
+		if i == 0 {
+			continue
+		}
 		var xy plotter.XYs
 		for k, t := range MeasureTimes {
 			at := column{of: func(m Measures) float64 { return math.Log(m.Velocity[k]) }}
@@ -269,12 +280,13 @@ func plotVelocity(results [][]*Result, path string) error {
 		p.Add(line, points)
 		p.Legend.Add(arm.Name, line, points)
 	}
+	p.X.Min, p.X.Max = 0, 1.2 // room for the legend
 	return savePlot(p, path)
 }
 
-// savePlot writes an SVG in one step.
+// savePlot writes a picture of the kind that its name ends with, in one step.
 func savePlot(p *plot.Plot, path string) error {
-	w, err := p.WriterTo(7*vg.Inch, 3.5*vg.Inch, "svg")
+	w, err := p.WriterTo(7*vg.Inch, 3.5*vg.Inch, strings.TrimPrefix(filepath.Ext(path), "."))
 	if err != nil {
 		return err
 	}
