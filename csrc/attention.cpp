@@ -1,5 +1,6 @@
 // attention.cpp: o = softmax(scale · q k^T) v per head, and its gradients. Never the whole Lq x Lk matrix: a block of queries meets a block
 // of keys at a time and the softmax is kept up to date (Milakov & Gimelshein 2018; FlashAttention-2, arXiv:2307.08691).
+// Queries and keys are normed and rotated while they are packed, and their gradients turned back while they are written.
 //
 // Queries lie in the lanes of vectors, keys and head dimensions go over registers. So all products, two forward and five backward, are one
 // outer product (attention/products.h), and the statistics of the softmax, one per query, need no sums across lanes.
@@ -30,15 +31,15 @@ fx_status with_products(fx_dtype dtype, const F& f) {
 }
 
 fx_status attention_forward(fx_ctx* ctx, const fx_tensor* o, const fx_tensor* lse, const fx_tensor* q, const fx_tensor* k,
-                            const fx_tensor* v, float scale) {
-  ForwardArgs a{o, lse, q, k, v, scale};
+                            const fx_tensor* v, const fx_qk_norm* norm, float scale) {
+  ForwardArgs a{o, lse, q, k, v, norm, scale};
   return with_products(q->dtype, [&](auto products, auto t) { return forward<decltype(products), decltype(t)>(ctx, a); });
 }
 
 fx_status attention_backward(fx_ctx* ctx, const fx_tensor* dq, const fx_tensor* dk, const fx_tensor* dv, const fx_tensor* d_o,
                              const fx_tensor* q, const fx_tensor* k, const fx_tensor* v, const fx_tensor* o, const fx_tensor* lse,
-                             float scale) {
-  BackwardArgs a{dq, dk, dv, d_o, q, k, v, o, lse, scale};
+                             const fx_qk_norm* norm, float scale) {
+  BackwardArgs a{dq, dk, dv, d_o, q, k, v, o, lse, norm, scale};
   return with_products(q->dtype, [&](auto products, auto t) { return backward<decltype(products), decltype(t)>(ctx, a); });
 }
 

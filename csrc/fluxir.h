@@ -36,7 +36,7 @@
 extern "C" {
 #endif
 
-#define FX_ABI_VERSION 3
+#define FX_ABI_VERSION 4
 
 typedef int32_t fx_status;
 enum {
@@ -164,14 +164,25 @@ fx_status fx_linear_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* 
 
 /* ---- attention -------------------------------------------------------------------------------------------------------------- */
 
-/* o = softmax(scale q k^T) v per head, online softmax, no mask. q, o [B,Lq,H,D]; k, v [B,Lk,H,D]; lse [B,H,Lq] F32 contiguous:
- * log-sum-exp of scale·q·k, saved for backward, NULL if not wanted. D a multiple of 8, at most 512. */
+/* What an attention over [text; image] does to the rows of q and k before their product: rope(rmsnorm(x) · weight) per token and head, over
+ * D, in f32, rounded at most once. A tensor of rank 0 is absent. */
+typedef struct fx_qk_norm {
+  fx_tensor query[2], key[2];   /* weights [D]: [0] of the tokens before `split`, [1] of the others; all absent: no norm */
+  fx_tensor dquery[2], dkey[2]; /* their gradients [D] F32, which backward adds to; absent: not wanted. Forward does not look at them */
+  fx_tensor pe;                 /* [L,D/2,2] F32 contiguous, of fx_rope_table, pairs (2i, 2i+1); absent: no rotation */
+  int64_t split;                /* in [0, L]; weights of no token may be absent */
+  float eps;
+} fx_qk_norm;
+
+/* o = softmax(scale q' k'^T) v per head, online softmax, no mask; q' and k' are q and k as `norm` makes them (NULL: as they are; else
+ * Lq = Lk = L). q, o [B,Lq,H,D]; k, v [B,Lk,H,D]; lse [B,H,Lq] F32 contiguous: log-sum-exp of scale·q'·k', saved for backward, NULL if not
+ * wanted. D a multiple of 8, at most 512. */
 fx_status fx_attention_forward(fx_ctx* ctx, const fx_tensor* o, const fx_tensor* lse, const fx_tensor* q, const fx_tensor* k,
-                               const fx_tensor* v, float scale);
-/* dq, dk, dv all wanted; recomputes the probabilities from lse; deterministic. */
+                               const fx_tensor* v, const fx_qk_norm* norm, float scale);
+/* dq, dk (of q and k, before norm) and dv all wanted; recomputes the probabilities from lse, and the norms; deterministic. */
 fx_status fx_attention_backward(fx_ctx* ctx, const fx_tensor* dq, const fx_tensor* dk, const fx_tensor* dv, const fx_tensor* d_o,
                                 const fx_tensor* q, const fx_tensor* k, const fx_tensor* v, const fx_tensor* o, const fx_tensor* lse,
-                                float scale);
+                                const fx_qk_norm* norm, float scale);
 
 /* ---- rope, qk_norm_rope ----------------------------------------------------------------------------------------------------- */
 

@@ -127,7 +127,11 @@ void run(fx_ctx* ctx, const fx_tensor* o, const fx_tensor* lse, const fx_tensor*
 }
 
 fx_status attention_forward(fx_ctx* ctx, const fx_tensor* o, const fx_tensor* lse, const fx_tensor* q, const fx_tensor* k,
-                            const fx_tensor* v, float scale) {
+                            const fx_tensor* v, const fx_qk_norm* norm, float scale) {
+  if (norm) {
+    NormedHeads n = norm_heads(ctx, q, k, *norm, 0);
+    return attention_forward(ctx, o, lse, &n.q, &n.k, v, nullptr, scale);
+  }
   if (q->shape[3] > 128) {
     attention_wide_forward(ctx, o, data<float>(lse), q, k, v, scale);
     return FX_STATUS_OK;

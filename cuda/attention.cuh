@@ -60,6 +60,18 @@ inline AttentionShape attention_shape(const fx_tensor* q, const fx_tensor* k) {
   return {int(q->shape[0]), int(q->shape[2]), int(q->shape[1]), int(k->shape[1]), int(q->shape[3])};
 }
 
+// Queries and keys normed and rotated, in the workspace; what backward needs of the norm; memory for the caller.
+struct NormedHeads {
+  fx_tensor q, k;         // contiguous
+  float *rstd, *partial;  // of q, then of k; sums of the gradients of weights
+  void* more;
+};
+// Takes the workspace, `more` bytes of it for the caller.
+NormedHeads norm_heads(fx_ctx* ctx, const fx_tensor* q, const fx_tensor* k, const fx_qk_norm& norm, int64_t more);
+// dq and dk of the normed rows become those of q and k; adds to the gradients of the weights.
+void norm_heads_backward(fx_ctx* ctx, const NormedHeads& n, const fx_tensor* dq, const fx_tensor* dk, const fx_tensor* q,
+                         const fx_tensor* k, const fx_qk_norm& norm);
+
 // Gradients: delta [B,H,Lq] is rowsum(do · o).
 struct BackwardTensors {
   const fx_tensor *dq, *dk, *dv, *d_o, *q, *k, *v;
@@ -68,7 +80,7 @@ struct BackwardTensors {
 
 fx_status attention_backward(fx_ctx* ctx, const fx_tensor* dq, const fx_tensor* dk, const fx_tensor* dv, const fx_tensor* d_o,
                              const fx_tensor* q, const fx_tensor* k, const fx_tensor* v, const fx_tensor* o, const fx_tensor* lse,
-                             float scale);
+                             const fx_qk_norm* norm, float scale);
 void attention_wide_forward(fx_ctx* ctx, const fx_tensor* o, float* lse, const fx_tensor* q, const fx_tensor* k, const fx_tensor* v,
                             float scale);
 void attention_wide_backward(fx_ctx* ctx, const BackwardTensors& t, float scale);

@@ -195,17 +195,23 @@ void run(fx_ctx* ctx, const BackwardTensors& t, float scale) {
 
 fx_status attention_backward(fx_ctx* ctx, const fx_tensor* dq, const fx_tensor* dk, const fx_tensor* dv, const fx_tensor* d_o,
                              const fx_tensor* q, const fx_tensor* k, const fx_tensor* v, const fx_tensor* o, const fx_tensor* lse,
-                             float scale) {
+                             const fx_qk_norm* norm, float scale) {
   AttentionShape s = attention_shape(q, k);
-  float* delta = static_cast<float*>(workspace(ctx, int64_t(s.B) * s.H * s.Lq * 4));
-  BackwardTensors t = {dq, dk, dv, d_o, q, k, v, data<float>(lse), delta};
-  return dispatch(q->dtype, [&](auto e) {
+  int64_t bytes = int64_t(s.B) * s.H * s.Lq * 4;
+  NormedHeads n{*q, *k, nullptr, nullptr, nullptr};
+  if (norm) n = norm_heads(ctx, q, k, *norm, bytes);
+  else n.more = workspace(ctx, bytes);
+  float* delta = static_cast<float*>(n.more);
+  BackwardTensors t = {dq, dk, dv, d_o, &n.q, &n.k, v, data<float>(lse), delta};
+  dispatch(q->dtype, [&](auto e) {
     using T = decltype(e);
     compute_delta<T>(ctx, delta, d_o, o, s);
     if (s.D > 128) attention_wide_backward(ctx, t, scale);
     else with_head_dim(s.D, [&](auto dim) { run<T, decltype(dim)::value>(ctx, t, scale); });
     return FX_STATUS_OK;
   });
+  if (norm) norm_heads_backward(ctx, n, dq, dk, q, k, *norm);
+  return FX_STATUS_OK;
 }
 
 }  // namespace fx::cuda

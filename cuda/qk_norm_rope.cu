@@ -3,6 +3,7 @@
 // once.
 #include "core/columns.cuh"
 #include "core/group.cuh"
+#include "qk_norm_rope.cuh"
 
 namespace fx::cuda {
 namespace {
@@ -192,15 +193,15 @@ int group_size(int64_t D, int V) {
   return size;
 }
 
-fx_status qk_norm_rope_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* rstd, const fx_tensor* x, const fx_tensor* weight,
-                               const fx_tensor* pe, float eps) {
-  return dispatch(x->dtype, [&](auto t) -> fx_status {
+}  // namespace
+
+void norm_rope(fx_ctx* ctx, const fx_tensor* y, float* rstd, const fx_tensor* x, const fx_tensor* weight, const fx_tensor* pe, float eps) {
+  dispatch(x->dtype, [&](auto t) -> fx_status {
     using T = decltype(t);
     constexpr int V = vector_width<T>;
     int64_t L = x->shape[1], H = x->shape[2], D = x->shape[3], tokens = x->shape[0] * L;
     bool wide = vectors(x, 16) && vectors(y, 16) && vectors(weight, 16) && reinterpret_cast<uintptr_t>(data<float>(pe)) % 16 == 0;
-    Arguments<T> a{
-        Heads<T>::of(y), Heads<const T>::of(x), {}, data<T>(weight), data<float>(pe), data<float>(rstd), nullptr, tokens, L, H, D, eps};
+    Arguments<T> a{Heads<T>::of(y), Heads<const T>::of(x), {}, data<T>(weight), data<float>(pe), rstd, nullptr, tokens, L, H, D, eps};
     int size = group_size(D, wide ? V : 2);
     auto kernel = wide ? qk_norm_rope_forward_kernel<true, V, T> : qk_norm_rope_forward_kernel<false, 2, T>;
     kernel<<<unsigned(ceil_div(tokens, kThreads / size)), kThreads, 0, stream(ctx)>>>(a, size);
@@ -208,35 +209,53 @@ fx_status qk_norm_rope_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor*
   });
 }
 
-fx_status qk_norm_rope_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dweight, const fx_tensor* dy, const fx_tensor* x,
-                                const fx_tensor* rstd, const fx_tensor* weight, const fx_tensor* pe) {
-  return dispatch(dy->dtype, [&](auto t) -> fx_status {
+int64_t norm_rope_partial(int64_t tokens, int64_t D) { return ceil_div(tokens, kThreads / 32) * D; }
+
+void norm_rope_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dweight, float* partial, const fx_tensor* dy, const fx_tensor* x,
+                        const float* rstd, const fx_tensor* weight, const fx_tensor* pe) {
+  dispatch(dy->dtype, [&](auto t) -> fx_status {
     using T = decltype(t);
     constexpr int V = vector_width<T>;
     int64_t L = dy->shape[1], H = dy->shape[2], D = dy->shape[3], tokens = dy->shape[0] * L;
     bool wide = vectors(dy, 16) && vectors(dx, 16) && vectors(weight, 16) && (!weight || vectors(x, 16)) &&
                 reinterpret_cast<uintptr_t>(data<float>(pe)) % 16 == 0;
     int size = group_size(D, wide ? V : 2);
-    int64_t groups = kThreads / size, blocks = ceil_div(tokens, groups), shared = dweight ? groups * D * 4 : 0;
-    if (shared > 48 << 10) return fail(ctx, FX_STATUS_UNSUPPORTED, "qk_norm_rope_backward: head dim %lld is too large", (long long)D);
-    float* partial = dweight ? static_cast<float*>(workspace(ctx, blocks * D * 4)) : nullptr;
+    int64_t groups = kThreads / size, blocks = ceil_div(tokens, groups);
     Arguments<T> a{Heads<T>::of(dx),
                    Heads<const T>::of(weight ? x : nullptr),
                    Heads<const T>::of(dy),
                    data<T>(weight),
                    data<float>(pe),
-                   data<float>(weight ? rstd : nullptr),
-                   partial,
+                   const_cast<float*>(rstd),
+                   dweight ? partial : nullptr,
                    tokens,
                    L,
                    H,
                    D,
                    0};
     auto kernel = wide ? qk_norm_rope_backward_kernel<true, V, T> : qk_norm_rope_backward_kernel<false, 2, T>;
-    kernel<<<unsigned(blocks), kThreads, size_t(shared), stream(ctx)>>>(a, size);
+    kernel<<<unsigned(blocks), kThreads, size_t(dweight ? groups * D * 4 : 0), stream(ctx)>>>(a, size);
     if (dweight) finish_columns(ctx, data<float>(dweight), 0, partial, 1, blocks, D, D, 1, true);
     return FX_STATUS_OK;
   });
+}
+
+namespace {
+
+fx_status qk_norm_rope_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* rstd, const fx_tensor* x, const fx_tensor* weight,
+                               const fx_tensor* pe, float eps) {
+  norm_rope(ctx, y, data<float>(rstd), x, weight, pe, eps);
+  return FX_STATUS_OK;
+}
+
+fx_status qk_norm_rope_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dweight, const fx_tensor* dy, const fx_tensor* x,
+                                const fx_tensor* rstd, const fx_tensor* weight, const fx_tensor* pe) {
+  int64_t tokens = dy->shape[0] * dy->shape[1], D = dy->shape[3];
+  if (dweight && kThreads / group_size(D, 2) * D * 4 > 48 << 10)
+    return fail(ctx, FX_STATUS_UNSUPPORTED, "qk_norm_rope_backward: head dim %lld is too large", (long long)D);
+  float* partial = dweight ? static_cast<float*>(workspace(ctx, norm_rope_partial(tokens, D) * 4)) : nullptr;
+  norm_rope_backward(ctx, dx, dweight, partial, dy, x, data<float>(weight ? rstd : nullptr), weight, pe);
+  return FX_STATUS_OK;
 }
 
 }  // namespace

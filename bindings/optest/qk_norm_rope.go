@@ -94,24 +94,26 @@ func qkNormRopeForward(dtype bindings.DType, s qkNormRope) Case {
 		Run: func(d *bindings.Device, t Tensors) error {
 			return d.QKNormRopeForward(t["y"], t["rstd"], t["x"], t["weight"], t["pe"], qkNormEps)
 		},
-		Formula: func(p *Prec, v Values) {
-			for i := range s.B * s.L * s.H {
-				x, y := v["x"][i*s.D:][:s.D], v["y"][i*s.D:][:s.D]
-				copy(y, x)
-				if s.norm {
-					squares := p.Sum(s.D, func(c int) float64 { return x[c] * x[c] })
-					rstd := p.F(1 / math.Sqrt(p.F(squares/float64(s.D)+qkNormEps)))
-					if v["rstd"] != nil {
-						v["rstd"][i] = rstd
-					}
-					for c := range y {
-						y[c] = p.R(p.R(x[c]*rstd) * v["weight"][c])
-					}
-				}
-				s.rotate(p, v, i/s.H%s.L, y, 1)
+		Formula: s.forward,
+		FLOPs:   7 * s.B * s.L * s.H * s.D,
+	}
+}
+
+func (s qkNormRope) forward(p *Prec, v Values) {
+	for i := range s.B * s.L * s.H {
+		x, y := v["x"][i*s.D:][:s.D], v["y"][i*s.D:][:s.D]
+		copy(y, x)
+		if s.norm {
+			squares := p.Sum(s.D, func(c int) float64 { return x[c] * x[c] })
+			rstd := p.F(1 / math.Sqrt(p.F(squares/float64(s.D)+qkNormEps)))
+			if v["rstd"] != nil {
+				v["rstd"][i] = rstd
 			}
-		},
-		FLOPs: 7 * s.B * s.L * s.H * s.D,
+			for c := range y {
+				y[c] = p.R(p.R(x[c]*rstd) * v["weight"][c])
+			}
+		}
+		s.rotate(p, v, i/s.H%s.L, y, 1)
 	}
 }
 

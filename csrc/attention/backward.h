@@ -114,24 +114,58 @@ void backward_group(const Backward<P>& f, const Dims& d, const Blocks<P>& blocks
 // The tensors of one call.
 struct BackwardArgs {
   const fx_tensor *dq, *dk, *dv, *d_o, *q, *k, *v, *o, *lse;
+  const fx_qk_norm* norm;
   float scale;
+};
+
+// Gradients of the weights of q and k: each job sums its own, [4][Dp], and the sums are added in the order of the jobs.
+class WeightSums {
+ public:
+  WeightSums(const fx_qk_norm* norm, float* space, int64_t Dp) : space_(space), Dp_(Dp) {
+    for (int i = 0; norm && i < 2; i++) {
+      grads_[i] = norm->dquery[i].rank ? data<float>(&norm->dquery[i]) : nullptr;
+      grads_[2 + i] = norm->dkey[i].rank ? data<float>(&norm->dkey[i]) : nullptr;
+    }
+  }
+  static int64_t floats(const fx_qk_norm* norm, int64_t jobs, int64_t Dp) { return norm ? jobs * 4 * Dp : 0; }
+  // norms with the sums of a job, which are set to 0 if it is the first to use them.
+  Norms of_job(const Norms& norms, int64_t job, bool first) const {
+    Norms n = norms;
+    float* sums = space_ + job * 4 * Dp_;
+    if (first && any()) memset(sums, 0, size_t(4 * Dp_) * 4);
+    for (int i = 0; i < 2; i++) {
+      n.q.sums[i] = grads_[i] ? sums + i * Dp_ : nullptr;
+      n.k.sums[i] = grads_[2 + i] ? sums + (2 + i) * Dp_ : nullptr;
+    }
+    return n;
+  }
+  void add(int64_t jobs, int64_t D) const {
+    for (int i = 0; i < 4; i++)
+      if (grads_[i]) add_partial(grads_[i], space_ + i * Dp_, jobs, 4 * Dp_, D);
+  }
+
+ private:
+  bool any() const { return grads_[0] || grads_[1] || grads_[2] || grads_[3]; }
+  float *grads_[4] = {}, *space_;
+  int64_t Dp_;
 };
 
 // The queries' side of head (b, h): q and g in both forms, lse2, delta, dq_t zero. Queries beyond Lq are zeros and add nothing.
 template <class P, class T>
-void backward_queries(const Backward<P>& f, const Dims& d, const Blocks<P>& blocks, int64_t b, int64_t h, const BackwardArgs& a) {
+void backward_queries(const Backward<P>& f, const Dims& d, const Blocks<P>& blocks, int64_t b, int64_t h, const RowNorm& norm,
+                      const BackwardArgs& a) {
   int64_t L = Backward<P>::padded_queries(d);
   const float* statistics = data<float>(a.lse) + (b * d.H + h) * d.Lq;
   for (int64_t i = 0; i < blocks.count; i++) {
     int64_t first = blocks.first(i), w = blocks.lanes(i), n = d.Lq - first < w ? d.Lq - first : w;
-    auto pack = [&](typename P::E* pairs, typename P::E* across, const fx_tensor* t, float factor) {
+    auto pack = [&](typename P::E* pairs, typename P::E* across, const fx_tensor* t, const RowNorm& how, float factor) {
       typename P::E* rows = P::G > 1 ? f.rows : pairs + first * d.Dp;
-      read_rows<T>(rows, d, t, b, h, first, n, w, factor);
+      read_rows<T>(rows, d, t, how, b, h, first, n, w, factor);
       make_pairs(pairs + first / P::G * d.Dp, d, rows, w);
       transpose(across + first * (d.D / P::G), w, rows, d.Dp / P::G, w, d.D / P::G);
     };
-    pack(f.q, f.q_t, a.q, a.scale * kLog2E);
-    pack(f.g, f.g_t, a.d_o, 1);
+    pack(f.q, f.q_t, a.q, norm, P::G > 1 ? 1 : a.scale * kLog2E);
+    pack(f.g, f.g_t, a.d_o, RowNorm(), 1);
     for (int64_t l = first; l < first + w; l++) {
       vf dot{};
       if (l < d.Lq) {
@@ -149,12 +183,12 @@ void backward_queries(const Backward<P>& f, const Dims& d, const Blocks<P>& bloc
 // All queries against the keys [from, to) of head (b, h): writes their dk and dv, adds to f.dq_t.
 template <class P, class T>
 void backward_keys(const Backward<P>& f, const Dims& d, const Blocks<P>& blocks, int64_t from, int64_t to, int64_t b, int64_t h,
-                   const BackwardArgs& a) {
+                   const RowNorm& norm, const BackwardArgs& a) {
   for (int64_t first = from; first < to; first += d.keys) {
     int64_t keys = to - first < d.keys ? to - first : d.keys, padded = round_up(keys, P::R);
-    read_rows<T>(f.rows, d, a.v, b, h, first, keys, padded, 1);
+    read_rows<T>(f.rows, d, a.v, RowNorm(), b, h, first, keys, padded, 1);
     row_panels<P>(f.v_panels, d, f.rows, padded);
-    read_rows<T>(f.rows, d, a.k, b, h, first, keys, padded, 1);
+    read_rows<T>(f.rows, d, a.k, norm, b, h, first, keys, padded, 1);
     row_panels<P>(f.k_panels, d, f.rows, padded);
     column_panels<P>(f.k_columns, d, make_pairs(f.pairs, d, f.rows, padded), padded);
     memset(f.dk, 0, size_t(padded * d.Dp) * 4);
@@ -162,7 +196,8 @@ void backward_keys(const Backward<P>& f, const Dims& d, const Blocks<P>& blocks,
     constexpr int64_t most = Backward<P>::kGroup / Backward<P>::w_max;
     for (int64_t i = 0; i < blocks.count; i += most)
       backward_group<P>(f, d, blocks, i, i + most < blocks.count ? i + most : blocks.count, padded, a.scale * kLog2E);
-    write_rows<T>(a.dk, d, f.dk, b, h, first, keys, P::G > 1 ? a.scale : kLn2);  // f32 queries carry scale / ln 2
+    float factor = P::G > 1 ? a.scale : kLn2;  // f32 queries carry scale / ln 2
+    write_gradients<T>(a.dk, d, f.dk, a.k, norm, b, h, first, keys, factor);
     write_rows<T>(a.dv, d, f.dv, b, h, first, keys, 1);
   }
 }
@@ -170,14 +205,14 @@ void backward_keys(const Backward<P>& f, const Dims& d, const Blocks<P>& blocks,
 // dq of one block of queries from the sums of `parts` jobs, each at dq_t + part·stride. The first is overwritten by the total.
 template <class P, class T>
 void write_dq(const Dims& d, const Blocks<P>& blocks, int64_t i, int64_t b, int64_t h, float* dq_t, int64_t parts, int64_t stride,
-              float* rows, const BackwardArgs& a) {
+              float* rows, const RowNorm& norm, const BackwardArgs& a) {
   int64_t first = blocks.first(i), w = blocks.lanes(i), n = d.Lq - first < w ? d.Lq - first : w;
   float* total = dq_t + first * d.D;
   for (int64_t part = 1; part < parts; part++)
     for (int64_t c = 0; c < w * d.D; c += kLanes) store(total + c, load(total + c) + load(total + part * stride + c));
   fetch(total, w * d.D * 4);  // has left the near caches; the transposition would wait for line after line
   transpose(rows, d.Dp, total, w, d.D, w);
-  write_rows<T>(a.dq, d, rows, b, h, first, n, a.scale);
+  write_gradients<T>(a.dq, d, rows, a.q, norm, b, h, first, n, a.scale);
 }
 
 constexpr int64_t kJobs = 16;  // the keys of few heads are split so that there are about this many jobs
@@ -188,30 +223,37 @@ fx_status backward(fx_ctx* ctx, const BackwardArgs& a) {
   Blocks<P> blocks(d.Lq);
   int64_t heads = d.B * d.H, parts = (kJobs + heads - 1) / heads;
   if (parts > d.key_blocks) parts = d.key_blocks;
-  int64_t floats = Backward<P>::floats(d), size = Backward<P>::padded_queries(d) * d.D;
+  int64_t jobs = heads * parts, floats = Backward<P>::floats(d), size = Backward<P>::padded_queries(d) * d.D;
   // With several parts a head their dq_t live beside the scratch, one a job, and are added in a fixed order.
-  float* scratch = static_cast<float*>(workspace(ctx, (ctx->threads * floats + (parts > 1 ? heads * parts * size : 0)) * 4));
-  float* partial = scratch + ctx->threads * floats;
-  parallel_for_dynamic(ctx, heads * parts, [&](int64_t job) {
+  int64_t partials = parts > 1 ? jobs * size : 0;
+  float* scratch = static_cast<float*>(
+      workspace(ctx, (ctx->threads * floats + partials + 4 * d.Dp + WeightSums::floats(a.norm, jobs, d.Dp)) * int64_t(sizeof(float))));
+  float *partial = scratch + ctx->threads * floats, *weights = partial + partials;
+  Norms norms = Norms::of<T>(a.norm, d, weights);
+  WeightSums weight_sums(a.norm, weights + 4 * d.Dp, d.Dp);
+  parallel_for_dynamic(ctx, jobs, [&](int64_t job) {
     FlushDenormals flush;
     [[maybe_unused]] typename P::Scope scope;
     int64_t head = job / parts, part = job % parts, b = head / d.H, h = head % d.H;
+    Norms n = weight_sums.of_job(norms, job, true);
     Backward<P> f;
     f.place(scratch + thread_index() * floats, d);
     if (parts > 1) f.dq_t = partial + job * size;
-    backward_queries<P, T>(f, d, blocks, b, h, a);
+    backward_queries<P, T>(f, d, blocks, b, h, n.q, a);
     int64_t from = part * d.key_blocks / parts * d.keys, to = (part + 1) * d.key_blocks / parts * d.keys;
-    backward_keys<P, T>(f, d, blocks, from, to < d.Lk ? to : d.Lk, b, h, a);
-    if (parts > 1) return;
-    for (int64_t i = 0; i < blocks.count; i++) write_dq<P, T>(d, blocks, i, b, h, f.dq_t, 1, 0, f.out, a);
+    backward_keys<P, T>(f, d, blocks, from, to < d.Lk ? to : d.Lk, b, h, n.k, a);
+    for (int64_t i = 0; parts == 1 && i < blocks.count; i++) write_dq<P, T>(d, blocks, i, b, h, f.dq_t, 1, 0, f.out, n.q, a);
   });
-  if (parts == 1) return FX_STATUS_OK;
-  parallel_for(ctx, heads * blocks.count, [&](int64_t job) {
-    int64_t head = job / blocks.count;
-    Backward<P> f;
-    f.place(scratch + thread_index() * floats, d);
-    write_dq<P, T>(d, blocks, job % blocks.count, head / d.H, head % d.H, partial + head * parts * size, parts, size, f.out, a);
-  });
+  if (parts > 1)
+    parallel_for(ctx, jobs, [&](int64_t job) {
+      int64_t head = job / parts, part = job % parts;
+      Norms n = weight_sums.of_job(norms, job, false);
+      Backward<P> f;
+      f.place(scratch + thread_index() * floats, d);
+      for (int64_t i = part * blocks.count / parts; i < (part + 1) * blocks.count / parts; i++)
+        write_dq<P, T>(d, blocks, i, head / d.H, head % d.H, partial + head * parts * size, parts, size, f.out, n.q, a);
+    });
+  weight_sums.add(jobs, d.width);
   return FX_STATUS_OK;
 }
 

@@ -4,21 +4,31 @@
 
 namespace fx::FX_TIER {
 
-// One thread's scratch: the keys and values of a head, and one block of queries.
+// The keys and values of a head as the products read them.
+template <class P>
+struct Packed {
+  typename P::E *k, *v;  // k: panels of rows; v: panels of columns, one block of keys after another
+  static int64_t floats(const Dims& d) { return Packed().place(nullptr, d); }
+  int64_t place(float* base, const Dims& d) {
+    Scratch scratch(base);
+    scratch.take(k, d.key_blocks * d.keys * d.D / P::G);
+    scratch.take(v, d.key_blocks * d.keys * d.D / P::G);
+    return scratch.used();
+  }
+};
+
+// One thread's scratch: one block of queries, or of keys that are being packed.
 template <class P>
 struct Forward {
   typedef typename P::E E;
   static constexpr int64_t kKeys = 128 * P::G;  // keys of a block: what their products read stays in L1 and L2
   static constexpr int64_t w_max = P::kUnit * P::kUnits;
-  E *k, *v, *q_t, *p, *rows,
-      *pairs;            // k: panels of rows; v: panels of columns, one block of keys after another; p: probabilities of a block
-  float *o_t, *s, *out;  // s: scores; out: rows of o
+  E *q_t, *p, *rows, *pairs;  // p: probabilities of a block
+  float *o_t, *s, *out;       // s: scores; out: rows of o
   static int64_t floats(const Dims& d) { return Forward().place(nullptr, d); }
   int64_t place(float* base, const Dims& d) {
     Scratch scratch(base);
-    int64_t keys = d.key_blocks * d.keys, most = w_max > d.keys ? w_max : d.keys;
-    scratch.take(k, keys * d.D / P::G);
-    scratch.take(v, keys * d.D / P::G);
+    int64_t most = w_max > d.keys ? w_max : d.keys;
     scratch.take(q_t, w_max * d.D / P::G);
     scratch.take(o_t, w_max * d.D);
     scratch.take(s, d.keys * w_max);
@@ -46,7 +56,7 @@ FX_INLINE void scores(float* s, vf (&top)[N], const typename P::E* panel, const 
 
 // One block of queries against all keys: f.o_t becomes the output, transposed; lse2 [N·W] the log2-sum-exp2.
 template <class P, int N>
-void forward_block(const Forward<P>& f, const Dims& d, float* lse2, float c) {
+void forward_block(const Forward<P>& f, const Packed<P>& kv, const Dims& d, float* lse2, float c) {
   constexpr int w = N * W;
   vf m[N], l[N] = {};
   for (int j = 0; j < N; j++) m[j] = vf{} - __builtin_inff();
@@ -55,7 +65,7 @@ void forward_block(const Forward<P>& f, const Dims& d, float* lse2, float c) {
     int64_t keys = d.Lk - first < d.keys ? d.Lk - first : d.keys, padded = round_up(keys, P::R);
     vf top[N], alpha[N];
     for (int j = 0; j < N; j++) top[j] = m[j];
-    for (int64_t k = 0; k < keys; k += P::R) scores<P, N>(f.s + k * w, top, f.k + (first + k) * (d.D / P::G), f.q_t, d, keys - k, c);
+    for (int64_t k = 0; k < keys; k += P::R) scores<P, N>(f.s + k * w, top, kv.k + (first + k) * (d.D / P::G), f.q_t, d, keys - k, c);
     for (int j = 0; j < N; j++) {
       alpha[j] = exp2(m[j] - top[j]);
       m[j] = top[j];
@@ -68,7 +78,7 @@ void forward_block(const Forward<P>& f, const Dims& d, float* lse2, float c) {
         l[j] += p1;
         store_keys(f.p + k / P::G * w + j * W, w, p0, p1);
       }
-    const typename P::E* v = f.v + first * (d.D / P::G);
+    const typename P::E* v = kv.v + first * (d.D / P::G);
     for (int64_t r = 0; r < d.D; r += P::R)
       P::template add_panel<N>(f.o_t + r * w, w, alpha, padded / P::G, v + r * (padded / P::G), f.p, w);
   }
@@ -87,51 +97,68 @@ void forward_block(const Forward<P>& f, const Dims& d, float* lse2, float c) {
 // The tensors of one call.
 struct ForwardArgs {
   const fx_tensor *o, *lse, *q, *k, *v;
+  const fx_qk_norm* norm;
   float scale;
 };
 
-// The blocks [from, to) of queries of head (b, h).
+// The i-th block of keys of head (b, h), normed and rotated, and their values.
 template <class P, class T>
-void forward_head(const Forward<P>& f, const Dims& d, const Blocks<P>& blocks, int64_t from, int64_t to, int64_t b, int64_t h,
-                  const ForwardArgs& a) {
-  for (int64_t first = 0; first < d.Lk; first += d.keys) {
-    int64_t keys = d.Lk - first < d.keys ? d.Lk - first : d.keys, padded = round_up(keys, P::R);
-    read_rows<T>(f.rows, d, a.k, b, h, first, keys, padded, 1);
-    row_panels<P>(f.k + first * (d.D / P::G), d, f.rows, padded);
-    read_rows<T>(f.rows, d, a.v, b, h, first, keys, padded, 1);
-    column_panels<P>(f.v + first * (d.D / P::G), d, make_pairs(f.pairs, d, f.rows, padded), padded);
-  }
-  float c = a.scale * kLog2E;
-  for (int64_t i = from; i < to; i++) {
-    int64_t first = blocks.first(i), w = blocks.lanes(i), n = d.Lq - first < w ? d.Lq - first : w;
-    float lse2[Forward<P>::w_max];
-    read_rows<T>(f.rows, d, a.q, b, h, first, n, w, c);
-    transpose(f.q_t, w, f.rows, d.Dp / P::G, w, d.D / P::G);
-    with_count<P>(blocks.size(i), [&](auto count) { forward_block<P, decltype(count)::value>(f, d, lse2, c); });
-    transpose(f.out, d.Dp, f.o_t, w, d.D, w);
-    write_rows<T>(a.o, d, f.out, b, h, first, n, 1);
-    if (!a.lse) continue;
-    float* out = data<float>(a.lse) + (b * d.H + h) * d.Lq + first;
-    for (int64_t r = 0; r < n; r++) out[r] = lse2[r] * kLn2;
-  }
+void pack_keys(const Packed<P>& kv, const Forward<P>& f, const Dims& d, int64_t i, int64_t b, int64_t h, const RowNorm& norm,
+               const ForwardArgs& a) {
+  int64_t first = i * d.keys, keys = d.Lk - first < d.keys ? d.Lk - first : d.keys, padded = round_up(keys, P::R);
+  read_rows<T>(f.rows, d, a.k, norm, b, h, first, keys, padded, 1);
+  row_panels<P>(kv.k + first * (d.D / P::G), d, f.rows, padded);
+  read_rows<T>(f.rows, d, a.v, RowNorm(), b, h, first, keys, padded, 1);
+  column_panels<P>(kv.v + first * (d.D / P::G), d, make_pairs(f.pairs, d, f.rows, padded), padded);
 }
 
+// The i-th block of queries of head (b, h).
+template <class P, class T>
+void forward_queries(const Packed<P>& kv, const Forward<P>& f, const Dims& d, const Blocks<P>& blocks, int64_t i, int64_t b, int64_t h,
+                     const RowNorm& norm, const ForwardArgs& a) {
+  int64_t first = blocks.first(i), w = blocks.lanes(i), n = d.Lq - first < w ? d.Lq - first : w;
+  float lse2[Forward<P>::w_max], c = a.scale * kLog2E;
+  read_rows<T>(f.rows, d, a.q, norm, b, h, first, n, w, P::G > 1 ? 1 : c);
+  transpose(f.q_t, w, f.rows, d.Dp / P::G, w, d.D / P::G);
+  with_count<P>(blocks.size(i), [&](auto count) { forward_block<P, decltype(count)::value>(f, kv, d, lse2, c); });
+  transpose(f.out, d.Dp, f.o_t, w, d.D, w);
+  write_rows<T>(a.o, d, f.out, b, h, first, n, 1);
+  if (!a.lse) return;
+  float* out = data<float>(a.lse) + (b * d.H + h) * d.Lq + first;
+  for (int64_t r = 0; r < n; r++) out[r] = lse2[r] * kLn2;
+}
+
+// A job is a head, whose keys it packs for itself. Few heads are packed first, for all threads, and their queries split.
 template <class P, class T>
 fx_status forward(fx_ctx* ctx, const ForwardArgs& a) {
   Dims d = dims<P>(a.q, a.k, Forward<P>::kKeys);
   Blocks<P> blocks(d.Lq);
-  // Few heads are split over their queries; each part packs the keys again, so it has at least 4 blocks.
   int64_t heads = d.B * d.H, parts = (4 * ctx->threads + heads - 1) / heads;
-  if (parts > (blocks.count + 3) / 4) parts = (blocks.count + 3) / 4;
-  int64_t floats = Forward<P>::floats(d);
-  float* scratch = static_cast<float*>(workspace(ctx, ctx->threads * floats * 4));
-  parallel_for_dynamic(ctx, heads * parts, [&](int64_t job) {
+  if (parts > blocks.count) parts = blocks.count;
+  int64_t floats = Forward<P>::floats(d), packed = Packed<P>::floats(d), packs = parts > 1 ? heads : ctx->threads;
+  float* scratch = static_cast<float*>(workspace(ctx, (ctx->threads * floats + packs * packed + 4 * d.Dp) * 4));
+  float *panels = scratch + ctx->threads * floats, *weights = panels + packs * packed;
+  Norms norms = Norms::of<T>(a.norm, d, weights);
+  auto in_job = [&](int64_t head, const auto& work) {
     FlushDenormals flush;
     [[maybe_unused]] typename P::Scope scope;
-    int64_t head = job / parts, part = job % parts;
     Forward<P> f;
     f.place(scratch + thread_index() * floats, d);
-    forward_head<P, T>(f, d, blocks, part * blocks.count / parts, (part + 1) * blocks.count / parts, head / d.H, head % d.H, a);
+    Packed<P> kv;
+    kv.place(panels + (parts > 1 ? head : thread_index()) * packed, d);
+    work(f, kv, head / d.H, head % d.H);
+  };
+  if (parts > 1)
+    parallel_for_dynamic(ctx, heads * d.key_blocks, [&](int64_t job) {
+      in_job(job / d.key_blocks,
+             [&](auto& f, auto& kv, int64_t b, int64_t h) { pack_keys<P, T>(kv, f, d, job % d.key_blocks, b, h, norms.k, a); });
+    });
+  parallel_for_dynamic(ctx, heads * parts, [&](int64_t job) {
+    in_job(job / parts, [&](auto& f, auto& kv, int64_t b, int64_t h) {
+      for (int64_t i = 0; parts == 1 && i < d.key_blocks; i++) pack_keys<P, T>(kv, f, d, i, b, h, norms.k, a);
+      int64_t part = job % parts, to = (part + 1) * blocks.count / parts;
+      for (int64_t i = part * blocks.count / parts; i < to; i++) forward_queries<P, T>(kv, f, d, blocks, i, b, h, norms.q, a);
+    });
   });
   return FX_STATUS_OK;
 }

@@ -65,29 +65,61 @@ T* head_row(const fx_tensor* t, int64_t b, int64_t h, int64_t row) {
   return data<T>(t) + b * t->strides[0] + row * t->strides[1] + h * t->strides[2];
 }
 
-// Rows of one head; rows up to `padded` and columns up to Dp are zeros. f32 rows are multiplied by factor; bf16 for pairs only moves.
-template <class T>
-void read_rows(float* dst, const Dims& d, const fx_tensor* src, int64_t b, int64_t h, int64_t first, int64_t rows, int64_t padded,
-               float factor) {
+// How rows of q or of k are normed and rotated while they are packed; as it is, not at all.
+struct RowNorm {
+  const float* weights[2] = {};  // in f32, of the tokens before `split` and of the others
+  float* sums[2] = {};           // gradients of the weights so far
+  const float* pe = nullptr;
+  int64_t split = 0;
+  float eps = 0;
+
+  const float* weight(int64_t row) const { return weights[row >= split]; }
+  float* sum(int64_t row) const { return sums[row >= split]; }
+  const float* angles(int64_t row, int64_t width) const { return pe ? pe + row * width : nullptr; }
+  bool none() const { return !weights[0] && !weights[1] && !pe; }
+};
+
+// The same for both; space: 4 · Dp.
+struct Norms {
+  RowNorm q, k;
+  template <class T>
+  static Norms of(const fx_qk_norm* norm, const Dims& d, float* space) {
+    Norms n;
+    if (!norm) return n;
+    for (int i = 0; i < 2; i++) {
+      n.q.weights[i] = widen_weight<T>(space + i * d.Dp, &norm->query[i], d.width);
+      n.k.weights[i] = widen_weight<T>(space + (2 + i) * d.Dp, &norm->key[i], d.width);
+    }
+    n.q.pe = n.k.pe = norm->pe.rank ? data<float>(&norm->pe) : nullptr;
+    n.q.split = n.k.split = norm->split;
+    n.q.eps = n.k.eps = norm->eps;
+    return n;
+  }
+};
+
+// The numbers that the rows of E hold.
+inline float* numbers(float* rows) { return rows; }
+inline bf16* numbers(pair* rows) { return reinterpret_cast<bf16*>(rows); }
+
+// Rows of one head, normed, rotated and multiplied by factor, in f32, and rounded once where they are bf16. Rows up to `padded` and columns
+// up to Dp are zeros.
+template <class T, class E>
+void read_rows(E* dst, const Dims& d, const fx_tensor* src, const RowNorm& norm, int64_t b, int64_t h, int64_t first, int64_t rows,
+               int64_t padded, float factor) {
+  auto* to = numbers(dst);
   const T* p = head_row<T>(src, b, h, first);
-  for (int64_t r = 0; r < rows; r++, p += src->strides[1], dst += d.Dp) {
-    if (d.width < d.Dp) memset(dst, 0, size_t(d.Dp) * 4);
+  bool moved = __is_same(E, pair) == __is_same(T, bf16) && norm.none() && factor == 1;
+  for (int64_t r = 0; r < rows; r++, p += src->strides[1], to += d.Dp) {
+    if (d.width < d.Dp) memset(to + d.width, 0, size_t(d.Dp - d.width) * sizeof *to);
     // The next head's row is the next in memory but the next of this head is not: the processor does not foresee it.
     fetch(p + kAhead * src->strides[1], d.width * int64_t(sizeof(T)));
-    for_lanes(d.width, [&](int64_t i, int64_t lanes) { store(dst + i, load_some(p + i, lanes) * factor); });
+    const float* weight = norm.weight(first + r);
+    if (moved) memcpy(to, p, size_t(d.width) * sizeof *to);
+    else
+      norm_rope_row(to, p, weight, norm.angles(first + r, d.width), weight ? factor * rms_reciprocal(p, d.width, norm.eps) : factor,
+                    d.width);
   }
-  memset(dst, 0, size_t((padded - rows) * d.Dp) * 4);
-}
-template <class T>
-void read_rows(pair* dst, const Dims& d, const fx_tensor* src, int64_t b, int64_t h, int64_t first, int64_t rows, int64_t padded, float) {
-  const T* p = head_row<T>(src, b, h, first);
-  char* to = reinterpret_cast<char*>(dst);
-  for (int64_t r = 0; r < rows; r++, p += src->strides[1], to += d.Dp * 2) {
-    fetch(p + kAhead * src->strides[1], d.width * 2);
-    memcpy(to, p, size_t(d.width) * 2);
-    memset(to + d.width * 2, 0, size_t(d.Dp - d.width) * 2);
-  }
-  memset(to, 0, size_t((padded - rows) * d.Dp) * 2);
+  memset(to, 0, size_t((padded - rows) * d.Dp) * sizeof *to);
 }
 
 template <class T>
@@ -96,6 +128,22 @@ void write_rows(const fx_tensor* dst, const Dims& d, const float* src, int64_t b
   for (int64_t r = 0; r < rows; r++, p += dst->strides[1], src += d.Dp) {
     fetch(p + kAhead * dst->strides[1], d.width * int64_t(sizeof(T)));
     for_lanes(d.width, [&](int64_t i, int64_t lanes) { store_some(p + i, load(src + i) * factor, lanes); });
+  }
+}
+
+// The gradients of rows x before norm and rotation from those after, src · factor. Adds to norm.sums.
+template <class T>
+void write_gradients(const fx_tensor* dst, const Dims& d, const float* src, const fx_tensor* x, const RowNorm& norm, int64_t b, int64_t h,
+                     int64_t first, int64_t rows, float factor) {
+  if (norm.none()) return write_rows<T>(dst, d, src, b, h, first, rows, factor);
+  for (int64_t r = first; r < first + rows; r++, src += d.Dp) {
+    T* to = head_row<T>(dst, b, h, r);
+    const T* from = head_row<T>(x, b, h, r);
+    fetch(to + kAhead * dst->strides[1], d.width * int64_t(sizeof(T)));
+    fetch(from + kAhead * x->strides[1], d.width * int64_t(sizeof(T)));
+    const float* weight = norm.weight(r);
+    norm_rope_row_backward(to, norm.sum(r), src, from, weight, norm.angles(r, d.width),
+                           weight ? rms_reciprocal(from, d.width, norm.eps) : 1, factor, d.width);
   }
 }
 

@@ -3,15 +3,11 @@
 // accumulated in registers from broadcast elements of a and vectors of b. An element is 4 bytes: one f32, or a pair of bf16 that are
 // neighbours in the direction of the sum (vdpbf16ps multiplies and adds both). `a` lies in panels [rows/R][n][R], or in rows.
 #pragma once
-#include <math.h>
-
-#include "../core/op.h"
+#include "../core/norm_rope.h"
 
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
-
-#define FX_LAMBDA __attribute__((always_inline))
 
 namespace fx::FX_TIER {
 

@@ -72,24 +72,51 @@ fx_status fx_linear_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* 
   return FX_RUN(c, linear_backward, dx, dgate, dw, db, dy, x, gate, w, pre, act, accumulate);
 }
 
-fx_status fx_attention_forward(fx_ctx* ctx, const fx_tensor* o, const fx_tensor* lse, const fx_tensor* q, const fx_tensor* k,
-                               const fx_tensor* v, float scale) {
-  Check c(ctx, "attention_forward");
-  c.rank("q", q, kFloat, 4, 4).like("o", o, q).shape("k", k, only(q), {dim(q, 0), dim(k, 1), dim(q, 2), dim(q, 3)}).like("v", v, k);
+// q [B,Lq,H,D]; k and v [B,Lk,H,D].
+static void check_attention(Check& c, const fx_tensor* q, const fx_tensor* k, const fx_tensor* v) {
+  c.rank("q", q, kFloat, 4, 4).shape("k", k, only(q), {dim(q, 0), dim(k, 1), dim(q, 2), dim(q, 3)}).like("v", v, k);
   c.that(dim(q, 3) % 8 == 0 && dim(q, 3) <= 512, "head dim: want a multiple of 8, at most 512").that(dim(k, 1) > 0, "k: no keys");
+}
+
+// Weights of the tokens before (i = 0) or from (i = 1) norm->split on, and their gradients.
+static void check_qk_weights(Check& c, const fx_qk_norm* norm, int i, const fx_tensor* q, bool normed) {
+  auto check = [&](const char* name, const fx_tensor* weight, const char* grad_name, const fx_tensor* grad) {
+    if (normed || weight->rank > 0) c.shape(name, weight, only(q), {dim(q, 3)});
+    if (grad->rank > 0) c.that(weight->rank > 0, "gradient of a weight that is absent").shape(grad_name, grad, kF32, {dim(q, 3)});
+  };
+  check(i ? "query[1]" : "query[0]", &norm->query[i], i ? "dquery[1]" : "dquery[0]", &norm->dquery[i]);
+  check(i ? "key[1]" : "key[0]", &norm->key[i], i ? "dkey[1]" : "dkey[0]", &norm->dkey[i]);
+}
+
+static void check_qk_norm(Check& c, const fx_qk_norm* norm, const fx_tensor* q, const fx_tensor* k) {
+  if (!norm || !q || !k) return;
+  int64_t L = dim(q, 1);
+  c.that(dim(k, 1) == L, "norm: want as many queries as keys").that(norm->split >= 0 && norm->split <= L, "split: want 0..L");
+  bool normed = norm->query[0].rank > 0 || norm->query[1].rank > 0 || norm->key[0].rank > 0 || norm->key[1].rank > 0;
+  check_qk_weights(c, norm, 0, q, normed && norm->split > 0);
+  check_qk_weights(c, norm, 1, q, normed && norm->split < L);
+  if (norm->pe.rank > 0) c.shape("pe", &norm->pe, kF32, {L, dim(q, 3) / 2, 2}).contiguous("pe", &norm->pe);
+}
+
+fx_status fx_attention_forward(fx_ctx* ctx, const fx_tensor* o, const fx_tensor* lse, const fx_tensor* q, const fx_tensor* k,
+                               const fx_tensor* v, const fx_qk_norm* norm, float scale) {
+  Check c(ctx, "attention_forward");
+  check_attention(c, q, k, v);
+  c.like("o", o, q);
   if (lse) c.shape("lse", lse, kF32, {dim(q, 0), dim(q, 2), dim(q, 1)}).contiguous("lse", lse);
-  return FX_RUN(c, attention_forward, o, lse, q, k, v, scale);
+  check_qk_norm(c, norm, q, k);
+  return FX_RUN(c, attention_forward, o, lse, q, k, v, norm, scale);
 }
 
 fx_status fx_attention_backward(fx_ctx* ctx, const fx_tensor* dq, const fx_tensor* dk, const fx_tensor* dv, const fx_tensor* d_o,
                                 const fx_tensor* q, const fx_tensor* k, const fx_tensor* v, const fx_tensor* o, const fx_tensor* lse,
-                                float scale) {
+                                const fx_qk_norm* norm, float scale) {
   Check c(ctx, "attention_backward");
-  c.rank("q", q, kFloat, 4, 4).shape("k", k, only(q), {dim(q, 0), dim(k, 1), dim(q, 2), dim(q, 3)}).like("v", v, k);
+  check_attention(c, q, k, v);
   c.like("o", o, q).like("do", d_o, q).like("dq", dq, q).like("dk", dk, k).like("dv", dv, k);
-  c.that(dim(q, 3) % 8 == 0 && dim(q, 3) <= 512, "head dim: want a multiple of 8, at most 512").that(dim(k, 1) > 0, "k: no keys");
   c.shape("lse", lse, kF32, {dim(q, 0), dim(q, 2), dim(q, 1)}).contiguous("lse", lse);
-  return FX_RUN(c, attention_backward, dq, dk, dv, d_o, q, k, v, o, lse, scale);
+  check_qk_norm(c, norm, q, k);
+  return FX_RUN(c, attention_backward, dq, dk, dv, d_o, q, k, v, o, lse, norm, scale);
 }
 
 fx_status fx_rope_table(fx_ctx* ctx, const fx_tensor* pe, const fx_tensor* ids, const int32_t axes[3], double theta) {

@@ -8,6 +8,7 @@
 #endif
 
 #define FX_INLINE inline __attribute__((always_inline))
+#define FX_LAMBDA __attribute__((always_inline))
 
 namespace fx::FX_TIER {
 

@@ -60,20 +60,21 @@ func (b doubleBlock) forward(t *tensor.Tape, img, txt, siluVec, pe *tensor.Tenso
 	batch, nTxt, c := txt.Dim(0), txt.Dim(1), txt.Dim(2)
 	length := nTxt + img.Dim(1)
 	qkv := t.New(img.DType(), batch, length, 3*c)
-	rotated := t.New(img.DType(), batch, length, 2*c) // q and k after norm and RoPE
-	imgMod := b.img.attentionInputs(t, img, siluVec, pe.Slice(0, nTxt, length), qkv.Slice(1, nTxt, length), rotated.Slice(1, nTxt, length), b.heads)
-	txtMod := b.txt.attentionInputs(t, txt, siluVec, pe.Slice(0, 0, nTxt), qkv.Slice(1, 0, nTxt), rotated.Slice(1, 0, nTxt), b.heads)
+	imgMod := b.img.attentionInputs(t, img, siluVec, qkv.Slice(1, nTxt, length))
+	txtMod := b.txt.attentionInputs(t, txt, siluVec, qkv.Slice(1, 0, nTxt))
 
 	o := t.New(img.DType(), batch, length, c)
-	attention(t, o, rotated, qkv, b.heads)
+	norm := tensor.QKNorm{
+		Query: [2]*tensor.Tensor{b.txt.queryNorm, b.img.queryNorm}, Key: [2]*tensor.Tensor{b.txt.keyNorm, b.img.keyNorm}, Split: nTxt, PE: pe, Eps: normEps,
+	}
+	attention(t, o, qkv, &norm, b.heads)
 	return b.img.residuals(t, img, o.Slice(1, nTxt, length), imgMod), b.txt.residuals(t, txt, o.Slice(1, 0, nTxt), txtMod)
 }
 
-// attentionInputs writes x's rows of qkv [B,n,3C] and of rotated [B,n,2C], and returns the six modulation vectors.
-func (s stream) attentionInputs(t *tensor.Tape, x, siluVec, pe, qkv, rotated *tensor.Tensor, heads int) []*tensor.Tensor {
+// attentionInputs writes x's rows of qkv [B,n,3C] and returns the six modulation vectors.
+func (s stream) attentionInputs(t *tensor.Tape, x, siluVec, qkv *tensor.Tensor) []*tensor.Tensor {
 	mod := modulation(t, s.mod, siluVec, 6)
 	t.LinearTo(qkv, t.AdaLN(x, mod[0], mod[1], normEps), s.qkv.w, s.qkv.b)
-	normAndRotate(t, rotated, qkv, s.queryNorm, s.keyNorm, pe, heads)
 	return mod
 }
 
@@ -84,19 +85,11 @@ func (s stream) residuals(t *tensor.Tape, x, o *tensor.Tensor, mod []*tensor.Ten
 	return t.LinearGate(h, s.mlpOut.w, s.mlpOut.b, x, mod[5])
 }
 
-// normAndRotate: rotated's q and k columns from qkv's.
-func normAndRotate(t *tensor.Tape, rotated, qkv, queryNorm, keyNorm, pe *tensor.Tensor, heads int) {
-	c := rotated.Dim(2) / 2
-	for i, scale := range []*tensor.Tensor{queryNorm, keyNorm} {
-		t.QKNormRopeTo(byHead(rotated.Slice(2, i*c, (i+1)*c), heads), byHead(qkv.Slice(2, i*c, (i+1)*c), heads), scale, pe, normEps)
-	}
-}
-
-// attention of q, k (rotated) and v (in qkv) into o [B,L,C].
-func attention(t *tensor.Tape, o, rotated, qkv *tensor.Tensor, heads int) {
-	c := rotated.Dim(2) / 2
-	t.AttentionTo(byHead(o, heads), byHead(rotated.Slice(2, 0, c), heads), byHead(rotated.Slice(2, c, 2*c), heads),
-		byHead(qkv.Slice(2, 2*c, 3*c), heads), attentionScale(c/heads))
+// attention of q, k and v, the columns of qkv [B,L,3C], into o [B,L,C].
+func attention(t *tensor.Tape, o, qkv *tensor.Tensor, norm *tensor.QKNorm, heads int) {
+	c := o.Dim(2)
+	part := func(i int) *tensor.Tensor { return byHead(qkv.Slice(2, i*c, (i+1)*c), heads) }
+	t.AttentionTo(byHead(o, heads), part(0), part(1), part(2), norm, attentionScale(c/heads))
 }
 
 // attentionScale is 1/√D.
@@ -129,10 +122,9 @@ func (b singleBlock) forward(t *tensor.Tape, x, siluVec, pe *tensor.Tensor) *ten
 	mod := modulation(t, b.mod, siluVec, 3)
 	h := t.AdaLN(x, mod[0], mod[1], normEps)
 	qkv := b.qkv.forward(t, h)
-	rotated := t.New(x.DType(), batch, length, 2*c)
-	normAndRotate(t, rotated, qkv, b.queryNorm, b.keyNorm, pe, b.heads)
 	joined := t.New(x.DType(), batch, length, c+b.mlp.w.Dim(0))
-	attention(t, joined.Slice(2, 0, c), rotated, qkv, b.heads)
+	norm := tensor.QKNorm{Query: [2]*tensor.Tensor{b.queryNorm}, Key: [2]*tensor.Tensor{b.keyNorm}, Split: length, PE: pe, Eps: normEps}
+	attention(t, joined.Slice(2, 0, c), qkv, &norm, b.heads)
 	t.LinearActTo(joined.Slice(2, c, joined.Dim(2)), h, b.mlp.w, b.mlp.b, bindings.ActGELUTanh)
 	return t.LinearGate(joined, b.linear2.w, b.linear2.b, x, mod[2])
 }

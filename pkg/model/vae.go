@@ -245,7 +245,7 @@ func (m vaeMiddle) attention(t *tensor.Tape, x *tensor.Tensor) *tensor.Tensor {
 		heads[i] = byHead(l.forward(t, tokens), 1)
 	}
 	o := t.New(x.DType(), batch, h*w, c)
-	t.AttentionTo(byHead(o, 1), heads[0], heads[1], heads[2], attentionScale(c))
+	t.AttentionTo(byHead(o, 1), heads[0], heads[1], heads[2], nil, attentionScale(c))
 	return m.o.forward(t, o).View(batch, h, w, c)
 }
 

@@ -10,23 +10,3 @@ func (t *Tape) RopeTable(ids *Tensor, axes [3]int, theta float64) *Tensor {
 	})
 	return pe
 }
-
-// QKNormRopeTo is rope(rmsnorm(x) · weight) into y: per token and head. x, y [B,L,H,D]; weight [D]; pe of RopeTable, for x's L tokens.
-func (t *Tape) QKNormRopeTo(y, x, weight, pe *Tensor, eps float32) {
-	var rstd *Tensor
-	grads := t.grads(x, weight)
-	if grads {
-		rstd = t.alloc(bindings.F32, x.Dim(0), x.Dim(1), x.Dim(2))
-	}
-	t.run("qk_norm_rope", func() error {
-		return t.device.QKNormRopeForward(y.view, rstd.optional(), x.view, weight.view, pe.view, eps)
-	})
-	if !grads {
-		return
-	}
-	t.push("qk_norm_rope", y, []*Tensor{rstd}, func() error {
-		return t.contribute(x, func(dx *bindings.Tensor) error {
-			return t.device.QKNormRopeBackward(dx, weight.paramGrad(), y.grad(), x.view, rstd.view, weight.view, pe.view)
-		})
-	})
-}

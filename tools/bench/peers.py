@@ -147,14 +147,18 @@ def rows():
         return make
 
     rope = "1x1536x24x128_128_1536x64x2"
+
+    def fused(L):
+        return f"1x{L}x24x128_128_{L}x64x2_norm-rope-split-512"
+
     list_ = []
     for dtype in (bf16, f32):
         d = names[dtype]
         for L in (1536, 4608):
             list_.append(Row(f"attention forward, L {L}", "SDPA", [("attention_forward", f"1x{L}x24x128", d)], sdpa(L, dtype)))
     list_ += [
-        Row("QK-norm, RoPE and attention, L 1536", "SDPA alone", [("qk_norm_rope_forward", rope, "bf16")] * 2 + [("attention_forward", "1x1536x24x128", "bf16")],
-            sdpa(1536, bf16)),
+        Row("QK-norm, RoPE and attention, L 1536", "SDPA alone", [("attention_forward", fused(1536), "bf16")], sdpa(1536, bf16)),
+        Row("QK-norm, RoPE and attention, L 4608", "SDPA alone", [("attention_forward", fused(4608), "bf16")], sdpa(4608, bf16)),
         Row("attention backward, L 1536", "autograd through SDPA", [("attention_backward", "1x1536x24x128_1x24x1536", "bf16")], sdpa_backward(1536, bf16)),
         Row("AdaLN modulate, 1536×3072", "eager", [("adaln_forward", "1x1536x3072_1x3072", "bf16")], modulate, cold=True),
         Row("gated residual, 1536×3072", "eager", [("gate_forward", "1x1536x3072_1x3072_gate-bf16", "bf16")], residual, cold=True),

@@ -166,7 +166,7 @@ func (r *run) causal(qkv *tensor.Tensor, count int) *tensor.Tensor {
 	o := r.New(qkv.DType(), b, l, c)
 	for i := range l {
 		r.AttentionTo(o.Slice(1, i, i+1).View(b, 1, count, c/count), heads(qkv, 0, count, i, i+1), heads(qkv, 1, count, 0, i+1),
-			heads(qkv, 2, count, 0, i+1), headScale(c/count))
+			heads(qkv, 2, count, 0, i+1), nil, headScale(c/count))
 	}
 	return o
 }
@@ -236,7 +236,7 @@ func (n *clipIQA) pool(r *run, x *tensor.Tensor) []float64 {
 	q := r.linear(r.Copy(tokens.Slice(1, 0, 1)), n.qkv[0])
 	o := r.New(q.DType(), 1, 1, c)
 	split := func(t *tensor.Tensor) *tensor.Tensor { return t.View(1, t.Dim(1), c/clipHead, clipHead) }
-	r.AttentionTo(split(o), split(q), split(k), split(w), headScale(clipHead))
+	r.AttentionTo(split(o), split(q), split(k), split(w), nil, headScale(clipHead))
 	var feature []float64
 	for _, f := range r.host(r.linear(o, n.out)) {
 		feature = append(feature, float64(f))

@@ -229,7 +229,7 @@ func heads(qkv *tensor.Tensor, part, count, low, high int) *tensor.Tensor {
 func (r *run) attention(qkv *tensor.Tensor, count int) *tensor.Tensor {
 	b, l, c := qkv.Dim(0), qkv.Dim(1), qkv.Dim(2)/3
 	o := r.New(bindings.F32, b, l, c)
-	r.AttentionTo(o.View(b, l, count, c/count), heads(qkv, 0, count, 0, l), heads(qkv, 1, count, 0, l), heads(qkv, 2, count, 0, l), headScale(c/count))
+	r.AttentionTo(o.View(b, l, count, c/count), heads(qkv, 0, count, 0, l), heads(qkv, 1, count, 0, l), heads(qkv, 2, count, 0, l), nil, headScale(c/count))
 	return o
 }
 

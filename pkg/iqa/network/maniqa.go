@@ -328,7 +328,7 @@ func (s *swinBlock) attend(r *run, qkv *tensor.Tensor) *tensor.Tensor {
 		return t
 	}
 	o := r.New(bindings.F32, windows, area, s.heads, d+area)
-	r.AttentionTo(o, part(0, s.onehot), part(1, s.bias), part(2, nil), headScale(d))
+	r.AttentionTo(o, part(0, s.onehot), part(1, s.bias), part(2, nil), nil, headScale(d))
 	return r.upload(gather(r.host(o.Slice(3, 0, d)), s.order, true), 1, maniqaTokens, c)
 }
 
