@@ -53,8 +53,8 @@ func (d *degrader) sharpen() {
 	}
 }
 
-// addTaps does dst[i] += sum over k of taps[k] src[i + k step].
-func addTaps(dst, src, taps []float32, step int) {
+// addTapsPlain is addTaps in Go.
+func addTapsPlain(dst, src, taps []float32, step int) {
 	n := len(dst)
 	k := 0
 	for ; k+4 <= len(taps); k += 4 { // four taps a pass save three quarters of the loads and stores of dst

@@ -6,6 +6,7 @@ import (
 	"image/jpeg"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -208,6 +209,31 @@ func TestRunPatch(t *testing.T) {
 			x, y := k/3%64, k/3/64
 			if inside := x > 0 && x < 63 && y > 0 && y < 63; inside && want[k] != got[k] {
 				t.Fatalf("%s %d: pixel %d,%d is %g, want %g", preset, i, x, y, got[k], want[k])
+			}
+		}
+	}
+}
+
+// TestAddTaps: vectors give the bits of the plain loop at every length, and write nothing else.
+func TestAddTaps(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	fill := func(n int) []float32 {
+		v := make([]float32, n)
+		for i := range v {
+			v[i] = 255 * (rng.Float32() - 0.3)
+		}
+		return v
+	}
+	for _, n := range []int{0, 1, 31, 32, 33, 95, 96, 384, 401} {
+		for _, count := range []int{0, 1, 3, 4, 5, 7, 8, 21} {
+			for _, step := range []int{1, 3, n} {
+				src, taps, dst := fill(n+count*step), fill(count), fill(n+9)
+				want := slices.Clone(dst)
+				addTaps(dst[4:n+4], src, taps, step)
+				addTapsPlain(want[4:n+4], src, taps, step)
+				if !slices.Equal(dst, want) {
+					t.Errorf("%d numbers, %d taps, step %d: other bits", n, count, step)
+				}
 			}
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 )
 
@@ -408,4 +409,29 @@ func TestCheckFindsFaults(t *testing.T) {
 	if _, err := shrunk.Apply(New(4, 4)); err == nil {
 		t.Error("a chain that ends at another size gave no error")
 	}
+}
+
+// BenchmarkSeeSR512 is what tools/bench/degrade.py times: 512x512 pixels, a fresh draw each, on all processors.
+func BenchmarkSeeSR512(b *testing.B) {
+	m, err := Load("../../testdata/photo/castle_clean.jpg")
+	if err != nil {
+		b.Fatal(err)
+	}
+	whole := New(512, 512) // mirrored at the right and the lower border
+	for i := range whole.Pix {
+		x, y := reflect(i/3%512, m.W), reflect(i/3/512, m.H)
+		whole.Pix[i] = m.Pix[3*(y*m.W+x)+i%3]
+	}
+	var count atomic.Uint64
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			p, err := Draw(PresetSeeSR, 1, count.Add(1), 0)
+			if err == nil {
+				_, err = p.Apply(whole)
+			}
+			if err != nil {
+				b.Error(err)
+			}
+		}
+	})
 }
