@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -28,16 +29,40 @@ score measures pictures that are there already; compare sets two of its CSV file
 
 `
 
-func main() {
-	if err := run(os.Args[1:], os.Stdout, os.Stderr); err != nil {
-		fmt.Fprintln(os.Stderr, "evaluate:", err)
-		os.Exit(1)
-	}
+const (
+	exitOK          = 0
+	exitOther       = 1 // something failed, pictures among others that were scored too
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+var errUsage = errors.New("usage")
+
+func usageError(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", errUsage, fmt.Errorf(format, args...))
 }
 
-func run(args []string, out, log io.Writer) error {
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	switch {
+	case err == nil, errors.Is(err, pflag.ErrHelp):
+		os.Exit(exitOK)
+	case ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "evaluate: interrupted")
+		os.Exit(exitInterrupted)
+	}
+	fmt.Fprintln(os.Stderr, "evaluate:", err)
+	if errors.Is(err, errUsage) {
+		os.Exit(exitUsage)
+	}
+	os.Exit(exitOther)
+}
+
+func run(ctx context.Context, args []string, out, log io.Writer) error {
 	if len(args) > 0 && args[0] == "score" {
-		return score(args[1:], out, log)
+		return score(ctx, args[1:], out, log)
 	}
 	if len(args) > 0 && args[0] == "compare" {
 		return compare(args[1:], out)
@@ -60,18 +85,19 @@ func run(args []string, out, log io.Writer) error {
 	lq := flags.Bool("lq-consistency", false, "degrade the result again, in the same way, and compare with the input: a low PSNR is a result that contradicts it")
 	with := flags.String("with", "", "restore with another program, called as `COMMAND` IN.png OUT.png, in place of fluxir")
 	flags.Usage = func() { fmt.Fprintf(log, "%s%s", usage, flags.FlagUsages()) }
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, pflag.ErrHelp) {
-			return nil
-		}
+	if err := parse(flags, args); err != nil {
 		return err
+	}
+	switch {
+	case flags.NArg() == 0:
+		return usageError("want photographs, or folders of them")
+	case *crop < 0:
+		return usageError("--crop %d: want no negative number", *crop)
 	}
 	files, err := evaluate.Photos(flags.Args())
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	restorer := evaluate.Command(strings.Fields(*with))
 	if *with == "" {
 		r, err := restore.Open(o)
@@ -87,16 +113,24 @@ func run(args []string, out, log io.Writer) error {
 		return err
 	}
 	if *csvFile != "" {
-		f, err := os.Create(*csvFile)
-		if err != nil {
+		var lines bytes.Buffer
+		if err := evaluate.WriteCSV(&lines, rows); err != nil {
 			return err
 		}
-		defer f.Close()
-		if err := evaluate.WriteCSV(f, rows); err != nil {
+		if err := data.WriteFile(*csvFile, lines.Bytes()); err != nil {
 			return err
 		}
 	}
 	fmt.Fprintf(out, "%s\n\n", evaluate.Protocol)
 	evaluate.Markdown(out, evaluate.Summarise(rows))
 	return nil
+}
+
+// parse reads flags; mistakes are errors of usage.
+func parse(flags *pflag.FlagSet, args []string) error {
+	err := flags.Parse(args)
+	if err != nil && !errors.Is(err, pflag.ErrHelp) {
+		return usageError("%w", err)
+	}
+	return err
 }

@@ -3,13 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/pflag"
 
@@ -26,7 +23,7 @@ the results were made from, which is scored beside them.
 `
 
 // score is the subcommand of that name.
-func score(args []string, out, log io.Writer) error {
+func score(ctx context.Context, args []string, out, log io.Writer) error {
 	flags := pflag.NewFlagSet("evaluate score", pflag.ContinueOnError)
 	flags.SortFlags = false
 	reference := flags.String("reference", "", "clean pictures, a file or a folder; empty = none, blind metrics only")
@@ -46,34 +43,32 @@ func score(args []string, out, log io.Writer) error {
 	page := flags.String("html", "", "file for a page of input, result and reference, the worst first")
 	most := flags.Int("html-pictures", 50, "pictures on the page")
 	flags.Usage = func() { fmt.Fprintf(log, "%s%s", scoreUsage, flags.FlagUsages()) }
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, pflag.ErrHelp) {
-			return nil
-		}
+	if err := parse(flags, args); err != nil {
 		return err
 	}
 	switch {
 	case flags.NArg() != 1:
-		return fmt.Errorf("score: got %d arguments, want one file or folder of results", flags.NArg())
+		return usageError("score: got %d arguments, want one file or folder of results", flags.NArg())
 	case o.Shrink < 0 || *most < 0:
-		return fmt.Errorf("--lq-consistency %d, --html-pictures %d: want no negative number", o.Shrink, *most)
+		return usageError("--lq-consistency %d, --html-pictures %d: want no negative number", o.Shrink, *most)
 	case o.Shrink > 0 && *input == "":
-		return errors.New("--lq-consistency: name the --input to compare with")
+		return usageError("--lq-consistency: name the --input to compare with")
+	}
+	if err := o.Setup.Validate(); err != nil {
+		return usageError("%w", err)
 	}
 	var err error
 	if o.Metrics, err = iqa.Parse(*metrics, networks); err != nil {
 		return err
 	}
 	defer iqa.Close(o.Metrics)
-	if missing := networks.Missing(); !flags.Changed("metrics") && len(missing) > 0 {
-		fmt.Fprintf(log, "left out, no weights in %s: %s (named in --metrics, each says what to fetch)\n", networks.Folder, strings.Join(missing, ", "))
-	}
 	pairs, err := evaluate.Pairs(flags.Arg(0), *reference, *input)
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	if missing := networks.Missing(); !flags.Changed("metrics") && len(missing) > 0 {
+		fmt.Fprintf(log, "left out, no weights in %s: %s (named in --metrics, each says what to fetch)\n", networks.Folder, strings.Join(missing, ", "))
+	}
 	o.Log = log
 	lines, failed := evaluate.ScorePairs(ctx, pairs, o)
 	summary, err := evaluate.Distributions(lines)
@@ -106,7 +101,7 @@ func score(args []string, out, log io.Writer) error {
 // compare is the subcommand of that name.
 func compare(args []string, out io.Writer) error {
 	if len(args) != 2 {
-		return fmt.Errorf("compare: got %d arguments, want two CSV files of evaluate score", len(args))
+		return usageError("compare: got %d arguments, want two CSV files of evaluate score", len(args))
 	}
 	var scores [2][]evaluate.Line
 	for i, path := range args {

@@ -5,15 +5,16 @@ import (
 	"fmt"
 	"image"
 	"image/jpeg"
-	"math"
 	"math/rand/v2"
 	"slices"
+	"sync"
 )
 
 // Apply degrades a picture; the result has the same size, is rounded to 8 bits and keeps alpha and metadata. It fails when a stage's
 // values are out of range, as they can be in a manifest that was edited by hand.
 func (p Params) Apply(m *Image) (*Image, error) {
-	var d degrader
+	d := degraders.Get().(*degrader)
+	defer degraders.Put(d)
 	d.cur.resize(m.W, m.H)
 	for i, v := range m.Pix {
 		d.cur.pix[i] = 255 * min(max(v, 0), 1)
@@ -93,6 +94,9 @@ type degrader struct {
 	chroma        []uint8 // one row of Cb, one of Cr
 	pcg           rand.PCG
 }
+
+// degraders keep their memory between calls of Apply.
+var degraders = sync.Pool{New: func() any { return new(degrader) }}
 
 // run applies the stages to d.cur in place.
 func (d *degrader) run(p Params) error {
@@ -209,73 +213,6 @@ func clip(v float32) float32 {
 		return 255
 	}
 	return v
-}
-
-// poisson adds strength times the noise of a photon count whose scale follows the number of grey levels in use, as BasicSR's
-// generate_poisson_noise: vals = 2^ceil(log2(levels)), noise = Poisson(x vals) / vals - x with x in 0..1 rounded to 8 bits.
-func (d *degrader) poisson(rng *rand.Rand, strength float32, gray bool) {
-	pix := d.cur.pix
-	level := func(i int) int { return int(round8(pix[i])) }
-	if gray {
-		level = func(i int) int {
-			return int(round8(0.2989*pix[i] + 0.587*pix[i+1] + 0.114*pix[i+2]))
-		}
-	}
-	step := 1
-	if gray {
-		step = 3
-	}
-	var used [256]bool
-	levels := 0
-	for i := 0; i < len(pix); i += step {
-		if v := level(i); !used[v] {
-			used[v] = true
-			levels++
-		}
-	}
-	vals := math.Exp2(math.Ceil(math.Log2(float64(levels))))
-	for i := 0; i < len(pix); i += step {
-		x := float64(level(i))
-		n := strength * float32(poissonCount(rng, x/255*vals)/vals*255-x)
-		for c := i; c < i+step; c++ {
-			pix[c] = clip(pix[c] + n)
-		}
-	}
-}
-
-// poissonCount draws a Poisson variate of the given mean: by inversion when small, else by Hörmann's transformed rejection (PTRS,
-// 1993), which needs 1.1 to 1.3 pairs of uniforms at any mean.
-func poissonCount(rng *rand.Rand, mean float64) float64 {
-	if mean < 10 {
-		k, p := 0.0, math.Exp(-mean)
-		for u := rng.Float64(); u > p && k < 200; {
-			u -= p
-			k++
-			p *= mean / k
-		}
-		return k
-	}
-	root := math.Sqrt(mean)
-	b := 0.931 + 2.53*root
-	a := -0.059 + 0.02483*b
-	invAlpha := 1.1239 + 1.1328/(b-3.4)
-	vr := 0.9277 - 3.6224/(b-2)
-	logMean := math.Log(mean)
-	for {
-		u, v := rng.Float64()-0.5, rng.Float64()
-		us := 0.5 - math.Abs(u)
-		k := math.Floor((2*a/us+b)*u + mean + 0.43)
-		if us >= 0.07 && v <= vr {
-			return k
-		}
-		if k < 0 || us < 0.013 && v > us {
-			continue
-		}
-		lg, _ := math.Lgamma(k + 1)
-		if math.Log(v*invAlpha/(a/(us*us)+b)) <= k*logMean-mean-lg {
-			return k
-		}
-	}
 }
 
 // jpeg encodes and decodes at the given quality, chroma at half size both ways.

@@ -72,7 +72,7 @@ func Photos(args []string) ([]string, error) {
 		}
 	}
 	if len(files) == 0 {
-		return nil, fmt.Errorf("evaluate: no pictures in %s", strings.Join(args, ", "))
+		return nil, fmt.Errorf("no pictures in %s", strings.Join(args, ", "))
 	}
 	sort.Strings(files)
 	return files, nil

@@ -191,6 +191,79 @@ func TestTornLinesAndFailures(t *testing.T) {
 	}
 }
 
+// TestFullDisk: a disk that fills up stops a set with one line that names the file; with room again the set ends in the bytes of any other.
+func TestFullDisk(t *testing.T) {
+	whole, disk := t.TempDir(), t.TempDir()
+	if err := runAll(whole, painter{side: 32}); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk).CombinedOutput(); err != nil {
+		t.Skipf("cannot mount a small tmpfs here: %v: %s", err, out)
+	}
+	defer exec.Command("umount", disk).Run()
+	dir, filler := filepath.Join(disk, "set"), filepath.Join(disk, "filler")
+	failed := 0
+	for free := 4 << 10; ; free += 8 << 10 { // a little more room each time
+		os.Remove(filler)
+		if free < 256<<10 {
+			if err := os.WriteFile(filler, make([]byte, max(0, 256<<10-used(t, disk)-free)), 0o644); err != nil && !strings.Contains(err.Error(), "no space") {
+				t.Fatal(err)
+			}
+		}
+		err := runAll(dir, painter{side: 32})
+		if err == nil {
+			break
+		}
+		failed++
+		if !strings.Contains(err.Error(), "no space left") || !strings.Contains(err.Error(), dir) || strings.Contains(err.Error(), "\n") || free > 256<<10 {
+			t.Fatalf("%d bytes free: %v", free, err)
+		}
+	}
+	if failed == 0 {
+		t.Error("the disk was never full")
+	}
+	same(t, fmt.Sprintf("after a full disk, %d times", failed), snapshot(t, dir), snapshot(t, whole))
+}
+
+// used are the bytes that the files of a folder take, in pages.
+func used(t *testing.T, dir string) (n int) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			info, err := e.Info()
+			if err != nil {
+				return err
+			}
+			n += (int(info.Size()) + 4095) &^ 4095
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestOnePixel: pictures too small for any score are dropped for that reason, and the set goes on.
+func TestOnePixel(t *testing.T) {
+	dir := t.TempDir()
+	if err := runAll(dir, painter{side: 1}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := ReadSet(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range testCount {
+		if d := s.selected[i]; d.Kept || !strings.HasPrefix(d.Why, "no score: BRISQUE: image of 1x1 pixels is too small") {
+			t.Errorf("picture %d: %+v", i, d)
+		}
+	}
+	if _, err := s.Report(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestLocksAndShards(t *testing.T) {
 	whole, dir := t.TempDir(), t.TempDir()
 	if err := runAll(whole, painter{side: 32}); err != nil {

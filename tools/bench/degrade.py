@@ -1,12 +1,13 @@
 """Times Real-ESRGAN's second-order degradation: fluxir's chain (preset seesr) beside OpenCV, numpy and BasicSR's functions, on the same cores.
 
-Usage: python tools/bench/degrade.py BASICSR DATA.test [SECONDS]
+Usage: python tools/bench/degrade.py BASICSR DATA.test [SECONDS [ROUNDS]]
        BASICSR   checkout of XPixelGroup/BasicSR (8d56e3a), whose basicsr/data/degradations.py makes kernels, noise and JPEG
        DATA.test go test -c -o DATA.test ./pkg/data
        (numpy, scipy, torch, torchvision, opencv-python-headless)
 
-Both degrade the same 512x512 photographs to the same size with fresh draws, as many at once as there are cores, each on one thread. The Python chain is Real-ESRGAN's
-training pipeline with its blurs by cv2.filter2D, its resizes by cv2.resize and the CPU versions of its noises, through a quarter of the size and back.
+Both degrade the same 512x512 photograph to the same size with fresh draws, as many at once as there are cores, each on one thread, in turns; the medians of the rounds are
+compared. The Python chain is Real-ESRGAN's training pipeline with its blurs by cv2.filter2D, its resizes by cv2.resize and the CPU versions of its noises, through a
+quarter of the size and back; like there, kernels are padded to 21 taps and a pulse stands in for an absent final sinc.
 """
 
 import math
@@ -14,6 +15,7 @@ import multiprocessing
 import os
 import random
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -44,8 +46,10 @@ def load_basicsr(path):
 def kernel(d, sigma):
     size = random.choice(SIZES)
     if np.random.uniform() < 0.1:
-        return d.circular_lowpass_kernel(np.random.uniform(np.pi / 3 if size < 13 else np.pi / 5, np.pi), size, pad_to=False)
-    return d.random_mixed_kernels(KINDS, CHANCES, size, sigma, sigma, [-math.pi, math.pi], [0.5, 4], [1, 2], noise_range=None)
+        k = d.circular_lowpass_kernel(np.random.uniform(np.pi / 3 if size < 13 else np.pi / 5, np.pi), size, pad_to=False)
+    else:
+        k = d.random_mixed_kernels(KINDS, CHANCES, size, sigma, sigma, [-math.pi, math.pi], [0.5, 4], [1, 2], noise_range=None)
+    return np.pad(k, (21 - size) // 2)
 
 
 def resize(m, w, h):
@@ -69,13 +73,13 @@ def degrade(d, m):
     m = order(d, m, side, [0.2, 0.7, 0.1], [0.15, 1.5], [0.2, 3], 1, [1, 30], [0.05, 3])
     m = d.add_jpg_compression(np.clip(m, 0, 1).astype(np.float32), int(np.random.uniform(30, 95)))
     m = order(d, m, side // 4, [0.3, 0.4, 0.3], [0.3, 1.2], [0.2, 1.5], 0.8, [1, 25], [0.05, 2.5])
-    sinc = None
+    sinc = np.zeros((21, 21))
+    sinc[10, 10] = 1
     if np.random.uniform() < 0.8:
         sinc = d.circular_lowpass_kernel(np.random.uniform(np.pi / 3, np.pi), random.choice(SIZES), pad_to=21)
 
     def settle(m):
-        m = resize(m, side // 4, side // 4)
-        return m if sinc is None else cv2.filter2D(m, -1, sinc)
+        return cv2.filter2D(resize(m, side // 4, side // 4), -1, sinc)
 
     def compress(m):
         return d.add_jpg_compression(np.clip(m, 0, 1).astype(np.float32), int(np.random.uniform(30, 95)))
@@ -99,17 +103,23 @@ def work(args):
 
 
 def main():
-    path, binary, seconds = sys.argv[1], Path(sys.argv[2]).resolve(), float(sys.argv[3]) if len(sys.argv) > 3 else 5
+    path, binary = sys.argv[1], Path(sys.argv[2]).resolve()
+    seconds, rounds = float((sys.argv[3:] or [2])[0]), int((sys.argv[4:] or [3])[0])
     castle = cv2.imread(str(ROOT / "testdata/photo/castle_clean.jpg")).astype(np.float32) / 255
     castle = cv2.copyMakeBorder(castle, 0, max(0, 512 - castle.shape[0]), 0, max(0, 512 - castle.shape[1]), cv2.BORDER_REFLECT_101)
     pictures = [castle[:512, :512]]
     cores = len(os.sched_getaffinity(0))
+    ours, python = [], []
     with multiprocessing.Pool(cores) as pool:
-        python = sum(pool.map(work, [(path, pictures, seconds, i) for i in range(cores)]))
-    out = subprocess.run([binary, "-test.run", "^$", "-test.bench", "^BenchmarkSeeSR512$", "-test.benchtime", f"{seconds}s"],
-                         cwd=ROOT / "pkg/data", capture_output=True, text=True, check=True).stdout
-    ns = float(re.search(r"([\d.]+) ns/op", out)[1])
-    print(f"512x512, {cores} cores: fluxir {1e9 / ns:.1f} pictures/s, Python {python:.1f}, ratio {1e9 / ns / python:.2f}")
+        pool.map(work, [(path, pictures, 0, i) for i in range(cores)])
+        for r in range(rounds):
+            python.append(sum(pool.map(work, [(path, pictures, seconds, cores * r + i) for i in range(cores)])))
+            out = subprocess.run([binary, "-test.run", "^$", "-test.bench", "^BenchmarkSeeSR512$", "-test.benchtime", f"{seconds}s"],
+                                 cwd=ROOT / "pkg/data", capture_output=True, text=True, check=True).stdout
+            ours.append(1e9 / float(re.search(r"([\d.]+) ns/op", out)[1]))
+    print("rounds: fluxir", [round(v, 1) for v in ours], "Python", [round(v, 1) for v in python])
+    a, b = statistics.median(ours), statistics.median(python)
+    print(f"512x512, {cores} cores: fluxir {a:.1f} pictures/s, Python {b:.1f}, ratio {a / b:.2f}")
 
 
 if __name__ == "__main__":
