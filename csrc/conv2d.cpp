@@ -18,7 +18,7 @@ ConvSpec geometry(ConvPass pass, const fx_tensor* x, const fx_tensor* w, const f
   s.out_y = y->shape[1], s.out_x = y->shape[2], s.out_c = y->shape[3];
   s.ky = w->shape[2], s.kx = w->shape[3];
   s.stride = a->stride, s.pad_top = a->pad_top, s.pad_left = a->pad_left, s.pad_bottom = a->pad_bottom, s.pad_right = a->pad_right;
-  s.dtype = x->dtype;
+  s.dtype = compute_dtype(x->dtype);
   return s;
 }
 
@@ -44,10 +44,14 @@ struct Cut {
   }
 };
 
-// One slice: its own small convolution, and where its pixels begin.
+// One slice: its own small convolution, and where its pixels begin. Activations that oneDNN does not take as they are are copied slice by
+// slice.
 struct Slice {
   ConvSpec spec;
-  int64_t x_offset, y_offset;  // elements
+  int64_t x_first, y_first;  // pixels, counted over all images
+
+  int64_t x_pixels() const { return spec.batch * spec.in_y * spec.in_x; }
+  int64_t y_pixels() const { return spec.batch * spec.out_y * spec.out_x; }
 
   Slice(const ConvSpec& s, const Cut& cut, int64_t slice) : spec(s) {
     int64_t b = slice / cut.bands * cut.images, row = slice % cut.bands * cut.rows, x_row = row, y_row = row;
@@ -55,8 +59,8 @@ struct Slice {
     int64_t rows = least(cut.height - row, cut.rows);
     if (s.pass == kConvBackwardData) y_row = band_of_x(s, row, rows);
     else x_row = band_of_y(s, row, rows);
-    x_offset = (b * s.in_y + x_row) * s.in_x * s.in_c;
-    y_offset = (b * s.out_y + y_row) * s.out_x * s.out_c;
+    x_first = (b * s.in_y + x_row) * s.in_x;
+    y_first = (b * s.out_y + y_row) * s.out_x;
   }
 
   // Rows [row, row + rows) of y and the rows of x they are made from; returns the first of these.
@@ -113,92 +117,94 @@ class Packs {
   int count_ = 0;
 };
 
-// Forward, or backward data: slice by slice. x, w, bias and y as oneDNN takes them; y is written forward, x backward.
-fx_status run(fx_ctx* ctx, const char* op, Arena& arena, const ConvSpec& whole, Staged& x, Staged& w, Staged* bias, Staged& y) {
-  bool forward = whole.pass == kConvForward;
-  Cut cut(whole, kSlices);
-  int64_t size = whole.dtype == FX_DTYPE_F32 ? 4 : 2, work_bytes = 0;
-  int64_t plans = arena.add(cut.slices * int64_t(sizeof(Plan*)));
-  Packs packs;
-  for (int64_t i = 0; i < cut.slices; i++) {
-    Slice slice(whole, cut, i);
-    if (slice.spec.out_y == 0) continue;
-    const Plan* plan = conv_plan(ctx, slice.spec);
-    work_bytes = most(work_bytes, plan_bytes(plan));
-    packs.add(arena, plan);
-  }
-  int64_t work = arena.add(work_bytes * ctx->threads);
-  arena.open(ctx);
-  place(ctx, arena, x, forward), place(ctx, arena, w, true), place(ctx, arena, y, !forward);
-  if (bias) place(ctx, arena, *bias, true);
-  const Plan** list = arena.at<const Plan*>(plans);
-  for (int64_t i = 0; i < cut.slices; i++) {
-    Slice slice(whole, cut, i);
-    list[i] = slice.spec.out_y == 0 ? nullptr : conv_plan(ctx, slice.spec);
-  }
-  int failures = packs.fill(arena, w.view.data, ctx->threads) ? 0 : 1;
-  parallel_for_dynamic(ctx, cut.slices, [&](int64_t i) {
-    Slice slice(whole, cut, i);
-    char* px = static_cast<char*>(x.view.data) + slice.x_offset * size;
-    char* py = static_cast<char*>(y.view.data) + slice.y_offset * size;
-    if (!list[i]) {
-      memset(px, 0, size_t(slice.spec.batch * slice.spec.in_y * whole.in_x * whole.in_c * size));
-      return;
+// One pass over all slices: its plans, and a thread's memory: copies of a slice of x and of y, and what the plan needs.
+struct Passes {
+  ConvSpec whole;
+  Sliced x, y;
+  Cut cut;
+  int64_t plans, x_bytes, y_bytes, work_bytes, work;
+
+  Passes(fx_ctx* ctx, Arena& arena, const ConvSpec& spec, const fx_tensor* tx, const fx_tensor* ty, int64_t slices, Packs* packs)
+      : whole(spec), x(tx, fx_dtype(spec.dtype)), y(ty, fx_dtype(spec.dtype)), cut(spec, slices), x_bytes(0), y_bytes(0), work_bytes(0) {
+    plans = arena.add(cut.slices * int64_t(sizeof(Plan*)));
+    for (int64_t i = 0; i < cut.slices; i++) {
+      Slice slice(whole, cut, i);
+      x_bytes = most(x_bytes, x.copy_bytes(slice.x_pixels())), y_bytes = most(y_bytes, y.copy_bytes(slice.y_pixels()));
+      if (slice.spec.out_y == 0) continue;
+      const Plan* plan = conv_plan(ctx, slice.spec);
+      work_bytes = most(work_bytes, plan_bytes(plan));
+      if (packs) packs->add(arena, plan);
     }
-    void* packed = packs.get(arena, list[i], w.view.data);
-    if (!plan_run(list[i], px, packed, bias ? bias->view.data : nullptr, py, arena.at(work + thread_index() * work_bytes)))
-      __atomic_store_n(&failures, 1, __ATOMIC_RELAXED);
-  });
-  if (failures) return fail(ctx, FX_STATUS_DEVICE, "%s: oneDNN could not run the convolution", op);
-  unstage(ctx, forward ? y : x);
-  return FX_STATUS_OK;
+    work_bytes += x_bytes + y_bytes;
+    work = arena.add(work_bytes * ctx->threads);
+  }
+
+  // run(i, plan, x, y, work) for every slice, plan NULL where no pixel of y belongs to it; its inputs are read before, its output is
+  // written after. False when a run failed.
+  template <class F>
+  bool run(fx_ctx* ctx, const Arena& arena, const F& f) const {
+    const Plan** list = arena.at<const Plan*>(plans);
+    for (int64_t i = 0; i < cut.slices; i++) {
+      Slice slice(whole, cut, i);
+      list[i] = slice.spec.out_y == 0 ? nullptr : conv_plan(ctx, slice.spec);
+    }
+    int failures = 0;
+    parallel_for_dynamic(ctx, cut.slices, [&](int64_t i) {
+      Slice slice(whole, cut, i);
+      char *x_copy = arena.at(work + thread_index() * work_bytes), *y_copy = x_copy + x_bytes;
+      if (whole.pass != kConvBackwardData) x.read(slice.x_first, slice.x_pixels(), x_copy);
+      if (whole.pass != kConvForward) y.read(slice.y_first, slice.y_pixels(), y_copy);
+      void *px = x.at(slice.x_first, x_copy), *py = y.at(slice.y_first, y_copy);
+      if (!list[i]) memset(px, 0, size_t(x.bytes(slice.x_pixels())));
+      else if (!f(i, list[i], px, py, y_copy + y_bytes)) __atomic_store_n(&failures, 1, __ATOMIC_RELAXED);
+      if (whole.pass == kConvForward) y.write(slice.y_first, slice.y_pixels(), y_copy);
+      if (whole.pass == kConvBackwardData) x.write(slice.x_first, slice.x_pixels(), x_copy);
+    });
+    return failures == 0;
+  }
+};
+
+// Forward, or backward data; y is written forward, x backward.
+fx_status run(fx_ctx* ctx, const char* op, const ConvSpec& whole, const fx_tensor* x, const fx_tensor* w, const fx_tensor* b,
+              const fx_tensor* y) {
+  Arena arena;
+  Staged ws = stage(arena, w, fx_dtype(whole.dtype), true), bs = stage(arena, b, fx_dtype(whole.dtype), true);
+  Packs packs;
+  Passes passes(ctx, arena, whole, x, y, kSlices, &packs);
+  arena.open(ctx);
+  place(ctx, arena, ws), place(ctx, arena, bs);
+  bool done = packs.fill(arena, ws.view.data, ctx->threads) &&
+              passes.run(ctx, arena, [&](int64_t, const Plan* plan, void* px, void* py, char* work) {
+                return plan_run(plan, px, packs.get(arena, plan, ws.view.data), b ? bs.view.data : nullptr, py, work);
+              });
+  return done ? FX_STATUS_OK : fail(ctx, FX_STATUS_DEVICE, "%s: oneDNN could not run the convolution", op);
 }
 
 fx_status conv2d_forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* w, const fx_tensor* b,
                          const fx_conv2d_args* args) {
   if (empty(w)) return FX_STATUS_OK;
-  fx_dtype dtype = compute_dtype(x->dtype);
-  Arena arena;
-  Staged xs = stage(arena, x, dtype, true), ws = stage(arena, w, dtype, true), bs = stage(arena, b, dtype, true),
-         ys = stage(arena, y, dtype, true);
-  ConvSpec spec = geometry(kConvForward, &xs.view, w, y, args);
+  ConvSpec spec = geometry(kConvForward, x, w, y, args);
   spec.bias = b != nullptr;
-  return run(ctx, "conv2d_forward", arena, spec, xs, ws, b ? &bs : nullptr, ys);
+  return run(ctx, "conv2d_forward", spec, x, w, b, y);
 }
 
 fx_status input_gradient(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dy, const fx_tensor* w, const fx_conv2d_args* args) {
-  fx_dtype dtype = compute_dtype(dy->dtype);
-  Arena arena;
-  Staged dxs = stage(arena, dx, dtype, true), ws = stage(arena, w, dtype, true), dys = stage(arena, dy, dtype, true);
-  return run(ctx, "conv2d_backward", arena, geometry(kConvBackwardData, &dxs.view, w, dy, args), dxs, ws, nullptr, dys);
+  return run(ctx, "conv2d_backward", geometry(kConvBackwardData, dx, w, dy, args), dx, w, nullptr, dy);
 }
 
 // dw += over all pixels: each slice has sums of its own, which are added in order.
 fx_status weight_gradient(fx_ctx* ctx, const fx_tensor* dw, const fx_tensor* dy, const fx_tensor* x, const fx_conv2d_args* args) {
-  fx_dtype dtype = compute_dtype(dy->dtype);
-  int64_t n = dw->shape[0] * dw->shape[1] * dw->shape[2] * dw->shape[3], size = dtype == FX_DTYPE_F32 ? 4 : 2, work_bytes = 0;
+  int64_t n = dw->shape[0] * dw->shape[1] * dw->shape[2] * dw->shape[3];
   Arena arena;
-  Staged xs = stage(arena, x, dtype, true), dys = stage(arena, dy, dtype, true);
-  ConvSpec whole = geometry(kConvBackwardWeights, &xs.view, dw, dy, args);
-  Cut cut(whole, most(1, least(kSumSlices, kPartialBytes / (n * 4))));
-  int64_t plans = arena.add(cut.slices * int64_t(sizeof(Plan*))), partial = arena.add(cut.slices * n * 4);
-  for (int64_t i = 0; i < cut.slices; i++) work_bytes = most(work_bytes, plan_bytes(conv_plan(ctx, Slice(whole, cut, i).spec)));
-  int64_t work = arena.add(work_bytes * ctx->threads);
+  Passes passes(ctx, arena, geometry(kConvBackwardWeights, x, dw, dy, args), x, dy, most(1, least(kSumSlices, kPartialBytes / (n * 4))),
+                nullptr);
+  int64_t partial = arena.add(passes.cut.slices * n * 4);
   arena.open(ctx);
-  place(ctx, arena, xs, true), place(ctx, arena, dys, true);
-  const Plan** list = arena.at<const Plan*>(plans);
-  for (int64_t i = 0; i < cut.slices; i++) list[i] = conv_plan(ctx, Slice(whole, cut, i).spec);
-  int failures = 0;
-  parallel_for_dynamic(ctx, cut.slices, [&](int64_t i) {
-    Slice slice(whole, cut, i);
-    char* px = static_cast<char*>(xs.view.data) + slice.x_offset * size;
-    char* py = static_cast<char*>(dys.view.data) + slice.y_offset * size;
-    float* sums = arena.at<float>(partial) + i * n;
-    if (!plan_run(list[i], px, sums, nullptr, py, arena.at(work + thread_index() * work_bytes)))
-      __atomic_store_n(&failures, 1, __ATOMIC_RELAXED);
+  bool done = passes.run(ctx, arena, [&](int64_t i, const Plan* plan, void* px, void* py, char* work) {
+    return plan_run(plan, px, arena.at<float>(partial) + i * n, nullptr, py, work);
   });
-  if (failures) return fail(ctx, FX_STATUS_DEVICE, "conv2d_backward: oneDNN could not run the convolution");
-  add_partials(ctx, data<float>(dw), arena.at<float>(partial), cut.slices, n);
+  if (!done) return fail(ctx, FX_STATUS_DEVICE, "conv2d_backward: oneDNN could not run the convolution");
+  add_partials(ctx, data<float>(dw), arena.at<float>(partial), passes.cut.slices, n);
   return FX_STATUS_OK;
 }
 

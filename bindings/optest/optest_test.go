@@ -55,7 +55,7 @@ func TestMain(m *testing.M) {
 	}
 	if best == "avx512" { // the ways to multiply bf16, whichever is this processor's own
 		for _, bf16 := range []string{"widen", "dot", "stand-in"} {
-			run(best, bf16, "own", "-test.run=^TestConformance$/^(attention|linear)", "-test.bench=^$")
+			run(best, bf16, "own", "-test.run=^TestConformance$/^(attention|linear|conv2d)", "-test.bench=^$")
 		}
 	}
 	run(best, "", "onednn", "-test.run=^TestConformance$/^linear", "-test.bench=^$")

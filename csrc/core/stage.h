@@ -1,8 +1,9 @@
-// stage.h: tensors as rows of contiguous elements: column sums in a fixed order, and operands staged in another layout or dtype for a
+// stage.h: tensors as rows of contiguous elements: column sums in a fixed order, and copies of rows in another layout or dtype for a
 // library.
 #pragma once
+#include "bf16.h"
 #include "onednn.h"
-#include "op.h"
+#include "rows.h"
 
 namespace fx::FX_TIER {
 
@@ -52,8 +53,8 @@ class Arena {
   char* base_ = nullptr;
 };
 
-// The dtype oneDNN computes in: f32 where the processor has no bf16.
-inline fx_dtype compute_dtype(fx_dtype dtype) { return onednn_bf16() ? dtype : fx_dtype(FX_DTYPE_F32); }
+// The dtype that convolutions are computed in: f32 where the processor has no bf16, or multiplies f32 faster.
+inline fx_dtype compute_dtype(fx_dtype dtype) { return onednn_bf16() && detect_bf16() != Bf16::widen ? dtype : fx_dtype(FX_DTYPE_F32); }
 
 // An operand as a library wants it: the tensor itself, or a contiguous copy of the wanted dtype in the workspace.
 struct Staged {
@@ -77,36 +78,62 @@ inline Staged stage(Arena& arena, const fx_tensor* t, fx_dtype dtype, bool dense
   return s;
 }
 
-template <class To, class From>
-void convert_rows(fx_ctx* ctx, const fx_tensor* to, const fx_tensor* from) {
-  int64_t C = to->shape[to->rank - 1];
-  parallel_for(ctx, row_count(to), [&](int64_t row) {
-    To* out = data<To>(to) + row_offset(to, row);
-    const From* in = data<From>(from) + row_offset(from, row);
-    for_lanes(C, [&](int64_t i, int64_t lanes) { store_some(out + i, load_some(in + i, lanes), lanes); });
-  });
-}
-
-inline void copy_rows(fx_ctx* ctx, const fx_tensor* to, const fx_tensor* from) {
-  dispatch(to->dtype, [&](auto t) {
-    return dispatch(from->dtype, [&](auto f) {
-      convert_rows<decltype(t), decltype(f)>(ctx, to, from);
+// Gives the copy its address and fills it.
+inline void place(fx_ctx* ctx, const Arena& arena, Staged& s) {
+  if (s.offset < 0) return;
+  s.view.data = arena.at(s.offset);
+  const fx_tensor* tensors[] = {&s.view, s.original};
+  Rows<2> rows(tensors);
+  dispatch(s.view.dtype, [&](auto t) {
+    return dispatch(s.original->dtype, [&](auto f) {
+      rows.run(ctx, [&](const Rows<2>::Piece& p) {
+        auto* out = data<decltype(t)>(&s.view) + p.at[0];
+        auto* in = data<decltype(f)>(s.original) + p.at[1];
+        for_lanes(p.n, [&](int64_t i, int64_t lanes) { store_some(out + i, load_some(in + i, lanes), lanes); });
+      });
       return fx_status(FX_STATUS_OK);
     });
   });
 }
 
-// Gives the copy its address; an input is filled.
-inline void place(fx_ctx* ctx, const Arena& arena, Staged& s, bool input) {
-  if (s.offset < 0) return;
-  s.view.data = arena.at(s.offset);
-  if (input) copy_rows(ctx, &s.view, s.original);
-}
+// The same for an activation, slice by slice: rows, counted over all dimensions but the last, in place or copied to the thread's memory.
+struct Sliced {
+  const fx_tensor* t;
+  fx_dtype dtype;
+  bool copied;
 
-// Writes an output's copy back.
-inline void unstage(fx_ctx* ctx, const Staged& s) {
-  if (s.offset >= 0) copy_rows(ctx, s.original, &s.view);
-}
+  Sliced(const fx_tensor* tensor, fx_dtype d) : t(tensor), dtype(d), copied(t->dtype != d || !is_dense(t)) {}
+  int64_t bytes(int64_t rows) const { return rows * t->shape[t->rank - 1] * (dtype == FX_DTYPE_F32 ? 4 : 2); }
+  int64_t copy_bytes(int64_t rows) const { return copied ? round_up(bytes(rows), 64) : 0; }
+  void* at(int64_t first, char* copy) const { return copied ? copy : data<char>(t) + bytes(first); }
+
+  // Rows [first, first + rows) to the copy, and back.
+  void read(int64_t first, int64_t rows, char* copy) const {
+    walk(first, rows, copy,
+         [](auto* dense, auto* in, int64_t i, int64_t lanes) { store_some(dense + i, load_some(in + i, lanes), lanes); });
+  }
+  void write(int64_t first, int64_t rows, char* copy) const {
+    walk(first, rows, copy,
+         [](auto* dense, auto* out, int64_t i, int64_t lanes) { store_some(out + i, load_some(dense + i, lanes), lanes); });
+  }
+
+ private:
+  template <class F>
+  void walk(int64_t first, int64_t rows, char* copy, const F& f) const {
+    if (!copied) return;
+    int64_t C = t->shape[t->rank - 1], together = is_dense(t) ? rows : 1;
+    dispatch(dtype, [&](auto d) {
+      return dispatch(t->dtype, [&](auto e) {
+        auto* dense = reinterpret_cast<decltype(d)*>(copy);
+        for (int64_t r = 0; r < rows; r += together, dense += together * C) {
+          auto* row = data<decltype(e)>(t) + row_offset(t, first + r);
+          for_lanes(together * C, [&](int64_t i, int64_t lanes) { f(dense, row, i, lanes); });
+        }
+        return fx_status(FX_STATUS_OK);
+      });
+    });
+  }
+};
 
 // out [n] += the sum of partial [count,n], in order.
 inline void add_partials(fx_ctx* ctx, float* out, const float* partial, int64_t count, int64_t n) {
