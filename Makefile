@@ -11,7 +11,7 @@ export CGO_CFLAGS ?= -g -O2 -Wno-deprecated-declarations
 CUDA_ARCH ?= 80
 CUDA_PTX ?= 80
 
-.PHONY: cuda cuda-test cuda-counters ptxas help deps build core test parity op-check asan fmt lint clean photos demo train train-nano ablations quality quality-peer fuzz bench bench-peers
+.PHONY: mpi cuda cuda-test cuda-counters ptxas help deps build core test parity op-check asan fmt lint clean photos demo train train-nano ablations quality quality-peer fuzz bench bench-peers
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -72,6 +72,10 @@ cuda-counters: ## what the software device counts on representative shapes, as i
 
 ptxas: ## registers, spills, shared memory, occupancy of every kernel on six architectures (PTXAS_FLAGS=--update writes cuda/ptxas.golden to compare with)
 	@python3 tools/cuda_ptxas.py --home "$$(sh tools/cuda_toolchain.sh)" $(PTXAS_FLAGS)
+
+mpi: ## build/libfluxir_mpi.so, the engine for runs of several processes (mpirun -n N bin/train ...); installs Open MPI where there is no MPI
+	@command -v mpicxx >/dev/null || { echo "installing openmpi-bin and libopenmpi-dev"; sh tools/install_deps.sh openmpi-bin libopenmpi-dev; }
+	@$(MAKE) --no-print-directory core && test -e build/libfluxir_mpi.so
 
 clean: ## remove build outputs (not data, not runs)
 	@rm -rf build bin bindings/zz_stamp.go

@@ -353,6 +353,35 @@ fx_status fx_grad_sum_squares(fx_ctx* ctx, const fx_tensor* out, const fx_adamw_
  * F32 from fx_grad_sum_squares, NULL when clip = 0. It stays on the device: no synchronisation. Then, with the new master,
  * ema = ema_decay · ema + (1 − ema_decay) · master. */
 fx_status fx_adamw_step(fx_ctx* ctx, const fx_adamw_param* params, int64_t count, const fx_tensor* sum_squares, const fx_adamw_args* args);
+
+/* ---- processes -------------------------------------------------------------------------------------------------------------- */
+
+/* The processes that `mpirun` started, as one group. The engine is MPI, in libfluxir_mpi.so, which is opened by fx_comm_create and not
+ * before; the environment variable FLUXIR_MPI names the file. Every process makes the same calls in the same order; one thread at a time.
+ * Failures of another process may end the program. */
+typedef struct fx_comm fx_comm;
+typedef struct fx_comm_info {
+  int32_t rank, size; /* of this process, 0 first; of the group */
+  int32_t local_rank; /* among those of this machine */
+  int32_t local_size;
+  int32_t machines;
+  int32_t threads; /* cores that this process may use, over the processes that share them; at least 1 */
+} fx_comm_info;
+/* Joins the group; collective. UNAVAILABLE, with the reason in message, where the engine does not load. */
+fx_status fx_comm_create(fx_comm** comm, fx_comm_info* info, char* message, size_t capacity);
+/* Leaves it; collective. NULL is allowed. */
+void fx_comm_destroy(fx_comm* comm);
+/* Begins to replace the tensors (F32, contiguous, of ctx's device) by their sums over all processes, and returns: a thread of the engine
+ * does it, bucket after bucket. The sum's order depends on sizes alone, and all processes get the same bits. Nobody may touch the tensors
+ * until fx_comm_wait. */
+fx_status fx_comm_allreduce_start(fx_comm* comm, fx_ctx* ctx, const fx_tensor* tensors, int64_t count);
+/* Waits for all sums that were started. */
+fx_status fx_comm_wait(fx_comm* comm, fx_ctx* ctx);
+/* Copies bytes of host memory of process 0 to all others. Where process 0 passes, what it did before is done. */
+fx_status fx_comm_broadcast(fx_comm* comm, void* host, int64_t bytes, char* message, size_t capacity);
+/* Ends the programs of all processes, this one with the exit code. Does not return. */
+void fx_comm_abort(fx_comm* comm, int32_t code);
+
 /* ---- rng (host; spec 7) ----------------------------------------------------------------------------------------------------- */
 
 /* words[4·i .. 4·i+3] = Philox4x32-10 of counter (block+i, stream), key = seed. Host memory; nothing can fail. */

@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/pflag"
 
@@ -99,8 +97,32 @@ func run(command []string, text io.Writer) error {
 	return runStages(command, settings, stages, text)
 }
 
-// runStages trains with the log going to text and to the run's folder.
+// runStages trains as one of the processes that mpirun has started, or alone.
 func runStages(command []string, settings train.Settings, stages []train.Config, text io.Writer) error {
+	procs, err := train.OpenProcesses()
+	if err != nil {
+		return err
+	}
+	if procs.Size() > 1 {
+		command = append([]string{"mpirun", "-n", fmt.Sprint(procs.Size())}, command...)
+	}
+	ctx, stop := untilSignal()
+	defer stop()
+	if procs.Rank() == 0 {
+		err = runLogged(ctx, command, settings, stages, text, procs)
+	} else {
+		_, err = train.Run(ctx, settings, stages, train.SilentLog(), procs)
+	}
+	if err != nil && procs != nil { // the others wait for this one
+		fmt.Fprintf(os.Stderr, "train: process %d: %v\n", procs.Rank(), err)
+		procs.Abort(1)
+	}
+	procs.Close()
+	return err
+}
+
+// runLogged trains with the log going to text and to the run's folder.
+func runLogged(ctx context.Context, command []string, settings train.Settings, stages []train.Config, text io.Writer, procs *train.Processes) error {
 	if err := os.MkdirAll(settings.Run, 0o755); err != nil {
 		return err
 	}
@@ -114,20 +136,11 @@ func runStages(command []string, settings train.Settings, stages []train.Config,
 		return err
 	}
 	defer logger.Close()
-	ctx, stop := untilSignal()
-	defer stop()
-	done, err := train.Run(ctx, settings, stages, logger)
+	done, err := train.Run(ctx, settings, stages, logger, procs)
 	if err == nil && !done {
 		logger.Printf("stopped; resume with: %s\n", quoted(command))
 	}
 	return err
-}
-
-// untilSignal ends at SIGINT or SIGTERM; a second one ends the program at once.
-func untilSignal() (context.Context, context.CancelFunc) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	go func() { <-ctx.Done(); stop() }()
-	return ctx, stop
 }
 
 // ablate runs what is missing of a set and reports what there is.

@@ -1,13 +1,9 @@
-// backend_load.cpp: finds and opens the CUDA plugin, libfluxir_cuda.so, and shakes hands over the ABI version. The plugin is loaded once
+// backend_load.cpp: opens the CUDA plugin, libfluxir_cuda.so, and shakes hands over the ABI version. The plugin is loaded once
 // and never unloaded: its kernels and the driver below it stay registered with the process.
 #include <dlfcn.h>
-#include <unistd.h>
-
-#include <cstdlib>
-#include <cstring>
-#include <initializer_list>
 
 #include "backend.h"
+#include "plugin.h"
 
 namespace fx {
 namespace {
@@ -19,34 +15,9 @@ struct Plugin {
   char reason[400];  // why there is none
 };
 
-// Opens one file; a file that exists but does not load ends the search with its reason.
-void* open_at(const char* path, char* reason, size_t capacity) {
-  void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  if (!library) snprintf(reason, capacity, "%s", dlerror());
-  return library;
-}
-
-// FLUXIR_CUDA names the file. Else it is beside the program, in ../lib or ../build of the program's folder, or where the system's loader
-// looks.
-void* find(char* reason, size_t capacity) {
-  if (const char* named = getenv("FLUXIR_CUDA")) return open_at(named, reason, capacity);
-  char program[3072], path[3200];
-  ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
-  if (n > 0) {
-    program[n] = 0;
-    char* slash = strrchr(program, '/');
-    if (slash) *slash = 0;
-    for (const char* folder : {"", "/../lib", "/../build"}) {
-      snprintf(path, sizeof path, "%s%s/%s", program, folder, kLibrary);
-      if (access(path, R_OK) == 0) return open_at(path, reason, capacity);
-    }
-  }
-  return open_at(kLibrary, reason, capacity);
-}
-
 Plugin load() {
   Plugin plugin{};
-  void* library = find(plugin.reason, sizeof plugin.reason);
+  void* library = open_plugin(kLibrary, "FLUXIR_CUDA", plugin.reason, sizeof plugin.reason);
   if (!library) return plugin;
   using Table = const fx_backend* (*)();
   Table table = reinterpret_cast<Table>(dlsym(library, "fx_backend_table"));

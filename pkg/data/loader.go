@@ -18,6 +18,8 @@ type LoaderConfig struct {
 	Preset     string  // degradation, see Draw
 	Seed       uint64
 	Batch      int     // pairs in a batch
+	Shard      int     // where several processes share each batch: the part, of Shards even ones, that this loader makes
+	Shards     int     // 0 = 1
 	Size       int     // side of a patch, pixels
 	Items      int64   // distinct pairs, after which they come again; 0 = always new ones
 	Margin     int     // pixels around the patch that are degraded with it and cut off, so that its borders look like the middle of a picture; 0 = 16
@@ -35,12 +37,12 @@ type LoaderConfig struct {
 // Batch is a set of training pairs.
 type Batch struct {
 	Step   int64     // its number
-	HQ, LQ []float32 // [Batch, Size, Size, 3], RGB in -1..1; LQ is HQ degraded
+	HQ, LQ []float32 // [Batch/Shards, Size, Size, 3], RGB in -1..1; LQ is HQ degraded
 }
 
 // PatchLoader makes training pairs in the background: random crops of photographs, turned and flipped, each with a degraded copy, or the same crop of
 // both pictures of a pair. Batch number i depends on the configuration's Photos, Preset, Pairs (and on which of them can be read), Seed, Batch, Size, Items, Margin,
-// GridJitter, KeepFlat and Half and on i only, not on Workers or Depth, so a training run that resumes with SeekTo sees what it would have seen. Its
+// GridJitter, KeepFlat and Half and on i only, not on Workers or Depth, and the shards of a batch are parts of the same one, so a training run that resumes with SeekTo sees what it would have seen. Its
 // methods are for one goroutine.
 type PatchLoader struct {
 	cfg   LoaderConfig
@@ -90,11 +92,14 @@ func NewPatchLoader(cfg LoaderConfig) (*PatchLoader, error) {
 	if cfg.Depth == 0 {
 		cfg.Depth = cfg.Workers + 1
 	}
+	cfg.Shards = max(cfg.Shards, 1)
 	switch {
 	case cfg.Batch < 1 || cfg.Size < 1:
 		return nil, fmt.Errorf("data: loader: batch %d of size %d, want both positive", cfg.Batch, cfg.Size)
 	case cfg.Items < 0:
 		return nil, fmt.Errorf("data: loader: %d items, want not negative", cfg.Items)
+	case cfg.Shard < 0 || cfg.Shard >= cfg.Shards || cfg.Batch%cfg.Shards != 0:
+		return nil, fmt.Errorf("data: loader: shard %d of %d of a batch of %d, want even shards", cfg.Shard, cfg.Shards, cfg.Batch)
 	case cfg.Margin < 0 || cfg.Workers < 1 || cfg.Depth < 1:
 		return nil, fmt.Errorf("data: loader: margin %d, workers %d, depth %d", cfg.Margin, cfg.Workers, cfg.Depth)
 	case !(cfg.GridJitter >= 0 && cfg.GridJitter <= 1 && cfg.KeepFlat >= 0 && cfg.KeepFlat <= 1 && cfg.Half <= 1):
@@ -178,7 +183,7 @@ func (l *PatchLoader) start() {
 	n := l.cfg.Depth + 1 // one is with the caller
 	line := pipeline{quit: make(chan struct{}), order: make(chan *slot, n), free: make(chan *slot, n), wg: new(sync.WaitGroup)}
 	jobs := make(chan *slot, n)
-	size := l.cfg.Batch * l.cfg.Size * l.cfg.Size * 3
+	size := l.cfg.Batch / l.cfg.Shards * l.cfg.Size * l.cfg.Size * 3
 	for range n {
 		line.free <- &slot{batch: Batch{HQ: make([]float32, size), LQ: make([]float32, size)}, done: make(chan error, 1)}
 	}
@@ -237,11 +242,12 @@ type patchWorker struct {
 	epoch uint64
 }
 
-// fill makes all pairs of a batch.
+// fill makes all pairs of the shard of a batch.
 func (w *patchWorker) fill(b *Batch) error {
 	n := 3 * w.cfg.Size * w.cfg.Size
-	for i := range w.cfg.Batch {
-		item := uint64(b.Step)*uint64(w.cfg.Batch) + uint64(i)
+	count := w.cfg.Batch / w.cfg.Shards
+	for i := range count {
+		item := uint64(b.Step)*uint64(w.cfg.Batch) + uint64(w.cfg.Shard*count+i)
 		if w.cfg.Items > 0 {
 			item %= uint64(w.cfg.Items)
 		}

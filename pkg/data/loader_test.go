@@ -75,6 +75,24 @@ func TestLoaderIsDeterministic(t *testing.T) {
 	}
 }
 
+// The shards of a batch, one after the other, are the batch.
+func TestLoaderShards(t *testing.T) {
+	cfg := LoaderConfig{Photos: testPhotos(), Preset: PresetLight, Seed: 7, Batch: 6, Size: 32}
+	want := loadSteps(t, cfg, 2, 2)
+	var hq, lq [2][]float32
+	cfg.Shards = 3
+	for cfg.Shard = range 3 {
+		for i, b := range loadSteps(t, cfg, 2, 2) {
+			hq[i], lq[i] = append(hq[i], b.HQ...), append(lq[i], b.LQ...)
+		}
+	}
+	for i, w := range want {
+		if !slices.Equal(hq[i], w.HQ) || !slices.Equal(lq[i], w.LQ) {
+			t.Errorf("batch %d: the shards together are not it", i)
+		}
+	}
+}
+
 // TestLoaderSeekMidway seeks back and forth in one loader, with batches made ahead.
 func TestLoaderSeekMidway(t *testing.T) {
 	cfg := LoaderConfig{Photos: testPhotos(), Preset: PresetJPEG, Seed: 1, Batch: 2, Size: 16, Workers: 3, Depth: 6}
@@ -235,6 +253,7 @@ func TestLoaderErrors(t *testing.T) {
 		"no batch": func(c *LoaderConfig) { c.Batch = 0 },
 		"preset":   func(c *LoaderConfig) { c.Preset = "heavy" },
 		"too big":  func(c *LoaderConfig) { c.Size = 1000 },
+		"shards":   func(c *LoaderConfig) { c.Shards = 2 },
 		"jitter":   func(c *LoaderConfig) { c.GridJitter = 1.5 },
 	} {
 		cfg := good

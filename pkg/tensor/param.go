@@ -89,6 +89,15 @@ func SumSquares(d *bindings.Device, out *Tensor, params []*Param) error {
 	return d.GradSumSquares(out.view, adamwParams(params))
 }
 
+// AllReduceStart begins to replace F32 tensors by their sums over the processes of c; see bindings.Comm.
+func AllReduceStart(c *bindings.Comm, d *bindings.Device, list []*Tensor) error {
+	views := make([]bindings.Tensor, len(list))
+	for i, t := range list {
+		views[i] = *t.view
+	}
+	return c.AllReduceStart(d, views)
+}
+
 // StepAdamW updates the parameters and their averages. sumSquares is of all parameters that are clipped together, nil without clipping.
 func StepAdamW(d *bindings.Device, params []*Param, sumSquares *Tensor, args AdamW) error {
 	return d.AdamWStep(adamwParams(params), sumSquares.optional(), &args)

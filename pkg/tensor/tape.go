@@ -18,6 +18,11 @@ type Tape struct {
 	err    error
 	flops  int64
 	frees  int // calls of Free
+
+	onGrad  func(p *Param)  // see OnGrad
+	seen    map[*Param]bool // trained parameters that the step has read
+	fresh   []*Param        // those read first by the step being recorded now
+	replays bool            // inside Checkpoint: what is read now is gone back through later
 }
 
 // node is one recorded step. back reads the outputs' gradients and contributes to the inputs'; afterwards the memory the step owns is reused.
@@ -26,6 +31,7 @@ type node struct {
 	out   *Tensor // nil: back always runs; else it is skipped when no gradient has reached out
 	back  func() error
 	owned []*storage
+	first []*Param // parameters that no step before has read: their gradients are complete after back
 }
 
 // NewTape returns a tape that does not record.
@@ -48,6 +54,10 @@ func (t *Tape) Recording() bool { return t.record }
 // Err is the first failure of an op since the last Reset.
 func (t *Tape) Err() error { return t.err }
 
+// OnGrad lets f know, on the way back, of each trained parameter whose gradient is complete: no step that is still to be gone back through has read it. Of parameters
+// that the forward pass has not read it says nothing.
+func (t *Tape) OnGrad(f func(p *Param)) { t.onGrad, t.seen = f, map[*Param]bool{} }
+
 // FLOPs is the number of multiplications and additions of the matrix products, convolutions and attention run since the last Reset, recomputation
 // included.
 func (t *Tape) FLOPs() int64 { return t.flops }
@@ -60,7 +70,8 @@ func (t *Tape) Reset() {
 	for _, a := range t.arenas {
 		a.Reset()
 	}
-	t.nodes, t.err, t.record, t.depth, t.flops = t.nodes[:0], nil, false, 0, 0
+	t.nodes, t.err, t.record, t.depth, t.flops, t.fresh = t.nodes[:0], nil, false, 0, 0, nil
+	clear(t.seen)
 }
 
 // Free returns the tape's memory to the device. The tape may be used again.
@@ -135,6 +146,9 @@ func (t *Tape) run(op string, f func() error) {
 
 // grads tells whether an op must be recorded: a recording tape and an input that needs a gradient.
 func (t *Tape) grads(inputs ...*Tensor) bool {
+	if t.onGrad != nil && (t.record || t.replays) {
+		t.reads(inputs)
+	}
 	if !t.record {
 		return false
 	}
@@ -146,11 +160,23 @@ func (t *Tape) grads(inputs ...*Tensor) bool {
 	return false
 }
 
+// reads notes the trained parameters among inputs that are read for the first time.
+func (t *Tape) reads(inputs []*Tensor) {
+	for _, x := range inputs {
+		if x == nil || x.root.param == nil || !x.NeedsGrad() || t.seen[x.root.param] {
+			continue
+		}
+		t.seen[x.root.param] = true
+		t.fresh = append(t.fresh, x.root.param)
+	}
+}
+
 // push records a step with output y. owned: storages to reuse once the step has been gone back through (y's own, when the op allocated it, and
 // what it saved). saved may hold nil.
 func (t *Tape) push(op string, y *Tensor, owned []*Tensor, back func() error) {
 	y.root.needsGrad = true
-	n := node{op: op, out: y, back: back}
+	n := node{op: op, out: y, back: back, first: t.fresh}
+	t.fresh = nil
 	for _, o := range owned {
 		if o != nil {
 			n.owned = append(n.owned, o.root)
@@ -221,6 +247,9 @@ func (t *Tape) BackwardFrom(outputs, cotangents []*Tensor) error {
 				t.run(n.op, func() error { return t.cover(n.out) })
 			}
 			t.run(n.op+" backward", n.back)
+		}
+		for _, p := range n.first {
+			t.onGrad(p)
 		}
 		for _, s := range n.owned {
 			s.recycle()
@@ -456,14 +485,18 @@ func (t *Tape) keep(y *Tensor) *Tensor {
 // Checkpoint runs f on inputs and keeps only its results: on the way back f runs again, recorded, so activations inside it are never all alive at
 // once. f must be a function of its inputs and of parameters only. Without recording it is Scope.
 func (t *Tape) Checkpoint(inputs []*Tensor, f func(inputs []*Tensor) []*Tensor) []*Tensor {
+	outer := t.replays
+	t.replays = t.record || outer
 	outputs := t.Scope(func() []*Tensor { return f(inputs) })
+	t.replays = outer
 	if !t.record {
 		return outputs
 	}
 	for _, y := range outputs {
 		y.root.needsGrad = true
 	}
-	n := node{op: "checkpoint", back: func() error { return t.replay(inputs, outputs, f) }}
+	n := node{op: "checkpoint", back: func() error { return t.replay(inputs, outputs, f) }, first: t.fresh}
+	t.fresh = nil
 	for _, y := range outputs {
 		n.owned = append(n.owned, y.root)
 	}

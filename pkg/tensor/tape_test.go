@@ -218,3 +218,67 @@ func TestBoxMinus(t *testing.T) {
 		t.Errorf("uncovered: %v", rest)
 	}
 }
+
+// A parameter's gradient is announced when nothing more will be added to it: the value then is the value at the end. It is announced once, also where it is read
+// twice and inside checkpoints; one that is not read is not.
+func TestOnGrad(t *testing.T) {
+	for _, checkpoint := range []bool{false, true} {
+		onTape(t, func(a *Arena, tp *Tape) {
+			var params []*Param
+			for _, name := range []string{"first", "shared", "last", "unread"} {
+				p, err := NewParam(a, name, bindings.F32, 4, 4)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := p.Set(ramp(16, 0.3)); err != nil {
+					t.Fatal(err)
+				}
+				if err := p.Train(a, false); err != nil {
+					t.Fatal(err)
+				}
+				params = append(params, p)
+			}
+			var order []string
+			then := map[string][]float32{}
+			tp.OnGrad(func(p *Param) {
+				order = append(order, p.Name)
+				then[p.Name] = host(t, p.Grad)
+			})
+			for range 2 { // the second step must not remember the first
+				order = nil
+				if err := ZeroGrad(tp.Device(), params); err != nil {
+					t.Fatal(err)
+				}
+				tp.Reset()
+				tp.Record()
+				x := tp.Upload(ramp(12, 1), bindings.F32, 3, 4)
+				layer := func(x *Tensor, ps ...*Param) *Tensor {
+					body := func(in []*Tensor) []*Tensor {
+						y := in[0]
+						for _, p := range ps {
+							y = tp.LinearAct(y, p.Value, nil, bindings.ActSiLU)
+						}
+						return []*Tensor{y}
+					}
+					if checkpoint {
+						return tp.Checkpoint([]*Tensor{x}, body)[0]
+					}
+					return body([]*Tensor{x})[0]
+				}
+				y := layer(layer(layer(x, params[0]), params[1]), params[1], params[2])
+				cotangent := tp.Upload(ramp(12, 1), bindings.F32, 3, 4)
+				if err := tp.BackwardFrom([]*Tensor{y}, []*Tensor{cotangent}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if want := []string{"last", "shared", "first"}; !slices.Equal(order, want) {
+				t.Errorf("checkpoint %v: order %v, want %v", checkpoint, order, want)
+			}
+			for _, p := range params[:3] {
+				if !slices.Equal(then[p.Name], host(t, p.Grad)) {
+					t.Errorf("checkpoint %v: gradient of %s was announced before it was complete", checkpoint, p.Name)
+				}
+			}
+		})
+	}
+}

@@ -129,7 +129,7 @@ func (a Ablation) one(ctx context.Context, arm Arm, seed uint64) (*Result, error
 		return nil, err
 	}
 	defer log.Close()
-	r, err := openRunner(s, s.Stages(), log)
+	r, err := openRunner(s, s.Stages(), log, nil)
 	if err != nil {
 		return nil, err
 	}

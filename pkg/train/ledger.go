@@ -44,7 +44,7 @@ func (c *Cost) add(r Record) {
 		c.Device = strings.TrimPrefix(c.Device+", "+r.Device, ", ")
 	}
 	c.Images += float64(r.Images)
-	c.Hours += r.Seconds / 3600
+	c.Hours += r.Seconds / 3600 * float64(max(r.Devices, 1))
 	c.KWh += r.KWh
 	c.PFLOP += r.GFLOPs * r.Seconds / 1e6
 	if r.Gains != nil && (c.Gain == 0 || mean(r.Gains) > c.Gain) {

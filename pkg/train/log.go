@@ -35,9 +35,10 @@ type Record struct {
 	DataRate  float64                `json:"data_rate,omitempty"`  // pairs a second that the data's workers can make; images/s below it: they keep up
 	GFLOPs    float64                `json:"gflops,omitempty"`     // GFLOP/s of the model's products and attention, forward and backward
 	PeakShare float64                `json:"peak_share,omitempty"` // of Trainer.Peak, 0..1
-	KWh       float64                `json:"kwh,omitempty"`        // since the last record; absent: unknown
+	KWh       float64                `json:"kwh,omitempty"`        // since the last record, of all devices, taken to draw what the first does; absent: unknown
 	Readings  map[string]float64     `json:"readings,omitempty"`   // of the device, see package monitor
 	Device    string                 `json:"device,omitempty"`     // processor or card
+	Devices   int                    `json:"devices,omitempty"`    // cards, or machines where processors train; absent: 1
 	Gains     []float64              `json:"gains,omitempty"`      // dB, by kind of degradation
 	Kinds     []string               `json:"kinds,omitempty"`      // names of these; absent: data.EvalPresets
 	Time      string                 `json:"time"`                 // RFC 3339
@@ -61,6 +62,7 @@ type Logger struct {
 	board   *board.Writer
 	monitor *monitor.Monitor
 	device  string // processor or card
+	devices int    // that train
 	steps   int64
 	records []Record           // of the run, for the ledger
 	parts   map[string]float64 // since they were printed
@@ -86,6 +88,9 @@ func OpenLog(run string, text io.Writer) (*Logger, error) {
 	return l, err
 }
 
+// SilentLog is the log of a process that writes nothing: one of several, not the first.
+func SilentLog() *Logger { return &Logger{text: io.Discard} }
+
 // dropTornLine cuts what a killed run left behind the last newline, and goes to the end.
 func dropTornLine(f *os.File) error {
 	b, err := io.ReadAll(f)
@@ -101,11 +106,16 @@ func dropTornLine(f *os.File) error {
 }
 
 // Close ends the log.
-func (l *Logger) Close() error { return errors.Join(l.file.Close(), l.board.Close()) }
+func (l *Logger) Close() error {
+	if l.file == nil {
+		return nil
+	}
+	return errors.Join(l.file.Close(), l.board.Close())
+}
 
-// watch starts reading the device's monitor with each record.
-func (l *Logger) watch(device, name string, watts float64) {
-	l.device = name
+// watch starts reading the device's monitor with each record; there are so many devices of that kind.
+func (l *Logger) watch(device, name string, devices int, watts float64) {
+	l.device, l.devices = name, devices
 	l.monitor = monitor.Open(device, watts, func(text string) { l.Printf("monitor: %s\n", text) })
 }
 
@@ -115,9 +125,13 @@ func (l *Logger) Printf(format string, args ...any) { fmt.Fprintf(l.text, format
 // Write records r.
 func (l *Logger) Write(r Record) error {
 	r.Time, r.Device = time.Now().UTC().Format(time.RFC3339), l.device
+	if l.devices > 1 {
+		r.Devices = l.devices
+	}
 	var readings []monitor.Value
 	if l.monitor != nil && r.Gains == nil {
 		readings, r.KWh = l.monitor.Read()
+		r.KWh *= float64(l.devices)
 		r.Readings = map[string]float64{}
 		for _, v := range readings {
 			r.Readings[v.Name] = v.Value
@@ -169,7 +183,9 @@ func (l *Logger) printParts(stage string) {
 	}
 	fmt.Fprintf(l.text, "%s: time", stage)
 	for _, part := range parts {
-		fmt.Fprintf(l.text, "  %s %.1f %%", part, 100*l.parts[part]/total)
+		if seconds, ok := l.parts[part]; ok {
+			fmt.Fprintf(l.text, "  %s %.1f %%", part, 100*seconds/total)
+		}
 	}
 	fmt.Fprintln(l.text)
 	clear(l.parts)

@@ -17,7 +17,7 @@ import (
 // ErrMemory is wrapped by the refusal of a run that cannot fit.
 var ErrMemory = errors.New("not enough memory")
 
-// Plan is the memory of the device that a stage takes, in bytes, found by running one step and one validation of it on the dry device (bindings).
+// Plan is the memory of the device that a stage takes, in bytes (in one of several processes, each with its share of a batch), found by running one step and one validation of it on the dry device (bindings).
 type Plan struct {
 	Config      Config
 	Weights     int64 // working copies: base, adapter
@@ -34,7 +34,7 @@ type Plan struct {
 
 // MakePlan plans the stage of s. Where the images alone are more than most bytes, Peak is only their size and the rest 0.
 func MakePlan(s Settings, most int64) (Plan, error) {
-	p := Plan{Config: s.Config, Peak: 2 * 3 * 4 * int64(s.Batch) * int64(s.Size) * int64(s.Size)}
+	p := Plan{Config: s.Config, Peak: 2 * 3 * 4 * int64(s.Batch/s.processes.Size()) * int64(s.Size) * int64(s.Size)}
 	if p.Peak > most {
 		return p, nil
 	}
@@ -48,6 +48,7 @@ func MakePlan(s Settings, most int64) (Plan, error) {
 
 func (p *Plan) run(s Settings, d *bindings.Device) error {
 	c := s.Config
+	_, c.Batch = s.processes.share(c.Batch)
 	arena := tensor.NewArena(d)
 	defer arena.Free()
 	b, err := s.shapes(arena)
@@ -74,7 +75,7 @@ func (p *Plan) run(s Settings, d *bindings.Device) error {
 	if err != nil {
 		return err
 	}
-	p.Peak, p.FLOPs, p.Activations = info.Peak, r.flops*int64(c.Accumulate), tr.tape.Bytes()
+	p.Peak, p.FLOPs, p.Activations = info.Peak, r.flops*int64(c.Accumulate*s.processes.Size()), tr.tape.Bytes()
 	p.Workspace = p.Peak - p.Activations - arena.Bytes()
 	bytes := func(t *tensor.Tensor) int64 { return int64(t.Len() * t.DType().Size()) }
 	for _, x := range b.VAE.Params.List {
@@ -144,9 +145,11 @@ func (p Plan) Print(w io.Writer) {
 
 // CheckMemory plans s and refuses it where its peak is above the memory that it may take, naming changes with which it would fit.
 func CheckMemory(s Settings) (Plan, error) {
-	free, ok := monitor.Free(s.Device)
+	free, ok := monitor.Free(s.processes.device(s.Device))
 	if !ok {
 		free = math.MaxInt64
+	} else if s.Device == "cpu" {
+		free /= int64(s.processes.local())
 	}
 	if limit := int64(s.Memory * 1e6); limit > 0 {
 		free = min(free, limit)
@@ -162,8 +165,9 @@ func CheckMemory(s Settings) (Plan, error) {
 		func(c *Config) string { c.Recompute = true; return "--recompute" },
 		func(c *Config) string { c.DType = "bf16"; return "--dtype bf16" },
 		func(c *Config) string {
-			c.Accumulate, c.Batch = c.Accumulate*c.Batch, 1
-			return fmt.Sprintf("--batch 1 --accumulate %d", c.Accumulate)
+			least := s.processes.Size()
+			c.Accumulate, c.Batch = c.Accumulate*c.Batch/least, least
+			return fmt.Sprintf("--batch %d --accumulate %d", c.Batch, c.Accumulate)
 		},
 	} {
 		before := s.Config

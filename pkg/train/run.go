@@ -20,6 +20,7 @@ type runner struct {
 	s       Settings
 	stages  []Config
 	log     *Logger
+	procs   *Processes
 	device  *bindings.Device
 	photos  *photoSets
 	patches *PatchTransform // of the recipe's autoencoder
@@ -28,9 +29,9 @@ type runner struct {
 }
 
 // Run trains the given stages one after the other, each from where it stopped; without stages it only fits the recipe's autoencoder. A cancelled ctx
-// finishes the step, saves and returns nil with done false.
-func Run(ctx context.Context, s Settings, stages []Config, log *Logger) (done bool, err error) {
-	r, err := openRunner(s, stages, log)
+// finishes the step, saves and returns nil with done false. All processes of procs call it, those after the first with a silent log.
+func Run(ctx context.Context, s Settings, stages []Config, log *Logger, procs *Processes) (done bool, err error) {
+	r, err := openRunner(s, stages, log, procs)
 	if err != nil {
 		return false, err
 	}
@@ -44,11 +45,11 @@ func Run(ctx context.Context, s Settings, stages []Config, log *Logger) (done bo
 }
 
 // openRunner opens what all stages need: photographs, device, the recipe's autoencoder.
-func openRunner(s Settings, stages []Config, log *Logger) (*runner, error) {
+func openRunner(s Settings, stages []Config, log *Logger, procs *Processes) (*runner, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
-	r := &runner{s: s, stages: stages, log: log}
+	r := &runner{s: s, stages: stages, log: log, procs: procs}
 	if err := r.open(); err != nil {
 		r.close()
 		return nil, err
@@ -57,17 +58,17 @@ func openRunner(s Settings, stages []Config, log *Logger) (*runner, error) {
 }
 
 func (r *runner) open() (err error) {
-	if r.photos, err = openPhotos(r.s.Photos, r.s.Run, r.log); err != nil {
+	if err := r.procs.first(func() error { r.photos, err = openPhotos(r.s.Photos, r.s.Run, r.log); return err }); err != nil {
 		return err
 	}
-	if r.device, err = bindings.OpenDevice(r.s.Device, r.s.Threads); err != nil {
+	if r.device, err = bindings.OpenDevice(r.procs.device(r.s.Device), r.procs.threads(r.s.Threads)); err != nil {
 		return err
 	}
 	if err := r.device.Do(r.watch); err != nil {
 		return err
 	}
 	if r.s.Model == "" && r.s.Warm == "" {
-		r.patches, err = r.patchTransform(r.photos.train)
+		return r.procs.first(func() error { r.patches, err = r.patchTransform(r.photos.train); return err })
 	}
 	return err
 }
@@ -96,11 +97,14 @@ const validationSize = 128
 // runStage trains stage i until its last step; done is false where ctx ended first.
 func (r *runner) runStage(ctx context.Context, i int) (done bool, err error) {
 	c := r.stages[i]
+	if err := errors.Join(r.procs.checkBatch(c), r.procs.agree("configuration", fmt.Sprintf("%+v", c))); err != nil {
+		return false, err
+	}
 	if err := r.storeConfig(c); err != nil {
 		return false, err
 	}
 	s := r.s
-	s.Config = c
+	s.Config, s.processes = c, r.procs
 	plan, err := CheckMemory(s)
 	if err != nil {
 		return false, err
@@ -116,6 +120,9 @@ func (r *runner) runStage(ctx context.Context, i int) (done bool, err error) {
 		if tr, err = NewTrainer(r.device, arena, b.Net, b.VAE, c); err != nil {
 			return err
 		}
+		if err := tr.Join(arena, r.procs); err != nil {
+			return err
+		}
 		if r.s.LatentCache != "" {
 			if tr.latents, err = OpenLatents(r.s.LatentCache, int64(r.s.LatentCacheMB*1e6), b.VAE, r.device); err != nil {
 				return err
@@ -129,7 +136,7 @@ func (r *runner) runStage(ctx context.Context, i int) (done bool, err error) {
 		if err == nil && tr.frozenHash == "" {
 			tr.frozenHash, err = tr.FrozenHash()
 		}
-		return err
+		return errors.Join(err, r.procs.sameState(tr))
 	})
 	if err != nil || tr.Step >= c.Steps {
 		return err == nil, err
@@ -141,21 +148,33 @@ func (r *runner) runStage(ctx context.Context, i int) (done bool, err error) {
 		return false, err
 	}
 	defer loader.Close()
-	held, err := r.validation(validationSize, 12)
+	hooks, err := r.hooks(tr, b)
 	if err != nil {
 		return false, err
 	}
-	hooks := Hooks{Log: r.log.Write, Save: func() error { return r.save(tr, b) }}
-	if c.Stage != StageBase && !r.unvalidated {
-		best := bestGain(r.best(c.Stage))
-		hooks.Validate = func() error { return r.validate(tr, held, &best) }
-	}
 	r.log.Printf("%s: from step %d of %d\n", c.Stage, tr.Step, c.Steps)
-	r.log.monitor.Read() // energy counts from here, as the seconds do
 	if err := tr.Run(ctx, loader, hooks); err != nil {
 		return false, err
 	}
 	return tr.Step >= c.Steps, r.device.Do(func() error { return errors.Join(r.comparePeak(plan), r.checkFrozen(tr)) })
+}
+
+// hooks are what the loop calls: of several processes only the first logs, validates and writes, the others hold their weights against its.
+func (r *runner) hooks(tr *Trainer, b *model.Bundle) (Hooks, error) {
+	if r.procs.Rank() > 0 {
+		return Hooks{Save: func() error { return r.procs.sameState(tr) }}, nil
+	}
+	held, err := r.validation(validationSize, 12)
+	if err != nil {
+		return Hooks{}, err
+	}
+	h := Hooks{Log: r.log.Write, Save: func() error { return errors.Join(r.procs.sameState(tr), r.save(tr, b)) }}
+	if tr.Config.Stage != StageBase && !r.unvalidated {
+		best := bestGain(r.best(tr.Config.Stage))
+		h.Validate = func() error { return r.validate(tr, held, &best) }
+	}
+	r.log.monitor.Read() // energy counts from here, as the seconds do
+	return h, nil
 }
 
 // comparePeak says how far the plan was off.
@@ -184,8 +203,11 @@ func (r *runner) checkFrozen(tr *Trainer) error {
 // watch tells the log what trains.
 func (r *runner) watch() error {
 	info, err := r.device.Info()
-	if err == nil {
-		r.log.watch(info.Device, info.Name, r.s.Watts)
+	if err == nil && r.procs.Rank() == 0 {
+		r.log.watch(info.Device, info.Name, r.procs.devices(r.s.Device), r.s.Watts)
+		if r.procs != nil {
+			r.log.Printf("%d processes, %d threads each, gradients summed by MPI\n", r.procs.Size(), info.Threads)
+		}
 	}
 	return err
 }
@@ -247,7 +269,7 @@ func (r *runner) storeConfig(c Config) error {
 	s := r.s
 	s.Config = c
 	text, err := s.TOML()
-	if err != nil {
+	if err != nil || r.procs.Rank() > 0 {
 		return err
 	}
 	r.log.Printf("# configuration, stored as %s.toml\n%s\n", c.Stage, text)
@@ -264,7 +286,8 @@ type photoSets struct {
 
 // loader makes the batches of a stage.
 func (r *runner) loader(c Config) (*data.PatchLoader, error) {
-	config := data.LoaderConfig{Photos: r.photos.train, Preset: c.Preset, Seed: c.Seed, Batch: c.Batch, Size: c.Size, Items: c.Items, Workers: r.s.Workers}
+	config := data.LoaderConfig{Photos: r.photos.train, Preset: c.Preset, Seed: c.Seed, Batch: c.Batch, Size: c.Size, Items: c.Items, Workers: r.s.Workers,
+		Shard: r.procs.Rank(), Shards: r.procs.Size()}
 	if r.photos.trainPairs != nil {
 		config.Skipped = func(err error, count int) {
 			r.log.Printf("data: skipped (%d of %d so far): %v\n", count, len(r.photos.trainPairs), err)

@@ -33,6 +33,8 @@ type Settings struct {
 	LatentCacheMB float64 `toml:"latent_cache_mb"` // its largest size for one encoder, 0: no limit
 
 	Config
+
+	processes *Processes // that share each batch and the memory
 }
 
 // DefaultSettings are the embedded family's for a stage.

@@ -32,6 +32,11 @@ type Trainer struct {
 	clock   stopwatch
 	latents *Latents // nil: every crop is encoded
 
+	processes *Processes     // nil: one
+	reducer   *reducer       // of several processes
+	figures   *tensor.Tensor // [4] F32, summed with the gradients: loss, flow, pixel, how many processes were asked to stop
+	stop      bool           // one of them was
+
 	frozenHash string // FrozenHash at the start
 	manifest   string // SHA-256 of the pairs' manifest, "": none
 	dry        bool   // on the dry device: no random numbers are needed
@@ -81,6 +86,17 @@ func NewTrainer(d *bindings.Device, arena *tensor.Arena, net *model.FluxIR, vae 
 	return tr, tr.probe()
 }
 
+// Join lets the trainer be one of several processes with the same models: each step sums their gradients.
+func (tr *Trainer) Join(arena *tensor.Arena, p *Processes) (err error) {
+	if p == nil {
+		return nil
+	}
+	tr.processes, tr.reducer = p, &reducer{comm: p.comm, device: tr.device, sent: map[*tensor.Param]bool{}}
+	tr.tape.OnGrad(func(param *tensor.Param) { tr.tape.Note("all-reduce", tr.reducer.ready(param)) })
+	tr.figures, err = tensor.Empty(arena, bindings.F32, 4)
+	return err
+}
+
 // probe measures the device's peaks and keeps the best: a probe beside other programs is too low.
 func (tr *Trainer) probe() error {
 	kinds := []bindings.Probe{bindings.ProbeF32}
@@ -105,17 +121,50 @@ func (tr *Trainer) Advance(batch *data.Batch) (r Record, err error) {
 	if err := tr.begin(); err != nil {
 		return r, err
 	}
-	if err := tr.backward(batch, &r); err != nil {
+	if err := tr.backward(batch, &r, true); err != nil {
 		return r, err
 	}
 	return r, tr.update(&r)
 }
 
+// reduce ends the sums of gradients and losses over the processes, and tells all whether one of them was asked to stop.
+func (tr *Trainer) reduce(ctx context.Context, r *Record) error {
+	tr.stop = ctx.Err() != nil
+	if tr.reducer == nil {
+		return nil
+	}
+	asked := float32(0)
+	if tr.stop {
+		asked = 1
+	}
+	if err := tr.figures.Set([]float32{float32(r.Loss), float32(r.Flow), float32(r.Pixel), asked}); err != nil {
+		return err
+	}
+	if err := tr.reducer.finish(tr.params, tr.figures); err != nil {
+		return err
+	}
+	v, err := tr.figures.Host()
+	if err != nil {
+		return err
+	}
+	r.Loss, r.Flow, r.Pixel, tr.stop = float64(v[0]), float64(v[1]), float64(v[2]), v[3] > 0
+	tr.lap("reduce")
+	return nil
+}
+
+// stopped tells whether the loop ends here. Several processes have agreed on it in reduce.
+func (tr *Trainer) stopped(ctx context.Context) bool {
+	if tr.reducer != nil {
+		return tr.stop
+	}
+	return ctx.Err() != nil
+}
+
 // begin clears the gradients of the next step.
 func (tr *Trainer) begin() error { return tensor.ZeroGrad(tr.device, tr.params) }
 
-// backward adds the gradients of one of the step's batches, each weighing 1/Accumulate, and its losses to r.
-func (tr *Trainer) backward(batch *data.Batch, r *Record) error {
+// backward adds the gradients of one of the step's batches, each weighing 1/Accumulate, and its losses to r. In the last one the processes sum them.
+func (tr *Trainer) backward(batch *data.Batch, r *Record, last bool) error {
 	t, c := tr.tape, tr.Config
 	t.Reset()
 	t.Record()
@@ -125,7 +174,7 @@ func (tr *Trainer) backward(batch *data.Batch, r *Record) error {
 	if err != nil {
 		return err
 	}
-	share := 1 / float64(c.Accumulate)
+	share := 1 / float64(c.Accumulate*tr.processes.Size())
 	cotangent := t.Upload([]float32{float32(share)}, bindings.F32, 1)
 	t.CopyTo(tr.metrics.Slice(0, 0, 1), out.Total)
 	t.CopyTo(tr.metrics.Slice(0, 1, 2), out.Flow)
@@ -142,6 +191,9 @@ func (tr *Trainer) backward(batch *data.Batch, r *Record) error {
 		return tr.notFinite(fmt.Sprintf("loss %g (flow %g, pixel %g)", v[0], v[1], v[2]), out)
 	}
 	r.Loss, r.Flow, r.Pixel = r.Loss+share*float64(v[0]), r.Flow+share*float64(v[1]), r.Pixel+share*float64(v[2])
+	if tr.reducer != nil {
+		tr.reducer.open = last
+	}
 	err = t.BackwardFrom([]*tensor.Tensor{out.Total}, []*tensor.Tensor{cotangent})
 	tr.lap("backward")
 	r.flops += t.FLOPs()
@@ -206,28 +258,29 @@ func (tr *Trainer) update(r *Record) error {
 	return tr.tape.Err()
 }
 
-// input draws the random numbers that go with a batch.
+// input draws the random numbers that go with this process's share of a batch: those of the whole batch, of which it takes its own.
 func (tr *Trainer) input(batch *data.Batch) StepInput {
 	c, f := tr.Config, tr.vae.Config.Factor()
 	h, channels := c.Size/f, tr.vae.Config.LatentChannels
 	n := h * h * channels
-	in := StepInput{Batch: c.Batch, Height: c.Size, Width: c.Size, HQ: batch.HQ, LQ: batch.LQ, Lambda: 1, Latents: tr.latents, Z1: make([]float32, c.Batch*n)}
-	first := uint64(batch.Step) * uint64(c.Batch) // index in the run of the batch's first item
+	low, count := tr.processes.share(c.Batch)
+	in := StepInput{Batch: count, Height: c.Size, Width: c.Size, HQ: batch.HQ, LQ: batch.LQ, Lambda: 1, Latents: tr.latents, Z1: make([]float32, count*n)}
+	first := uint64(batch.Step)*uint64(c.Batch) + uint64(low) // index in the run of the share's first item
 	noise := func(values []float32, purpose uint64) {
 		if tr.dry {
 			return
 		}
-		for b := range c.Batch {
+		for b := range count {
 			bindings.PhiloxNormal(values[b*n:(b+1)*n], c.Seed^purpose, first+uint64(b), 0)
 		}
 	}
 	noise(in.Z1, 0)
 	if len(tr.vae.Config.BlockOutChannels) > 0 {
-		in.Eps = make([]float32, c.Batch*n)
+		in.Eps = make([]float32, count*n)
 		noise(in.Eps, 1<<63)
 	}
 	rng := rand.NewPCG(c.Seed, uint64(batch.Step))
-	in.Time = c.Time.Draw(rng, c.Batch, model.ShiftMu(h/2*(h/2)))
+	in.Time = c.Time.Draw(rng, c.Batch, model.ShiftMu(h/2*(h/2)))[low : low+count]
 	draw := rand.New(rng)
 	if c.Stage != StageBase {
 		in.Keep = make([]float32, c.Batch)
@@ -238,6 +291,7 @@ func (tr *Trainer) input(batch *data.Batch) StepInput {
 			}
 			in.Guidance[b] = float32(tr.net.Adapter.Config.Guidance)
 		}
+		in.Keep, in.Guidance = in.Keep[low:low+count], in.Guidance[low:low+count]
 	}
 	in.Crop = Window{0, 0, h, h}
 	if s := c.Loss.Crop; s > 0 && s < h {
@@ -261,8 +315,8 @@ func (tr *Trainer) Run(ctx context.Context, loader *data.PatchLoader, hooks Hook
 	}
 	mark, since, flops := tr.Step, time.Now(), int64(0)
 	tr.clock = newStopwatch()
-	for tr.Step < tr.Config.Steps && ctx.Err() == nil {
-		r, err := tr.step(loader)
+	for tr.Step < tr.Config.Steps && !tr.stopped(ctx) {
+		r, err := tr.step(ctx, loader)
 		if err != nil {
 			return err
 		}
@@ -271,16 +325,17 @@ func (tr *Trainer) Run(ctx context.Context, loader *data.PatchLoader, hooks Hook
 			return err
 		}
 		if hooks.Log != nil && tr.Step%tr.Config.LogEvery == 0 {
-			r.Seconds = time.Since(since).Seconds()
+			now := time.Now() // logging counts in the next record, in its seconds as in its energy
+			r.Seconds = now.Sub(since).Seconds()
 			r.Images = (tr.Step - mark) * int64(tr.Config.Batch) * accumulate
-			r.GFLOPs = float64(flops) / 1e9 / r.Seconds
-			tr.Peak = max(tr.Peak, r.GFLOPs)
-			r.PeakShare = r.GFLOPs / tr.Peak
+			rate := float64(flops) / 1e9 / r.Seconds
+			tr.Peak = max(tr.Peak, rate)
+			r.PeakShare, r.GFLOPs = rate/tr.Peak, rate*float64(tr.processes.Size())
 			r.Parts, r.DataRate = tr.clock.take(), loader.Rate()
 			if err := hooks.Log(r); err != nil {
 				return err
 			}
-			mark, since, flops = tr.Step, time.Now(), 0
+			mark, since, flops = tr.Step, now, 0
 			tr.clock.lap("logging")
 		}
 	}
@@ -288,7 +343,7 @@ func (tr *Trainer) Run(ctx context.Context, loader *data.PatchLoader, hooks Hook
 }
 
 // step runs one optimizer step.
-func (tr *Trainer) step(loader *data.PatchLoader) (r Record, err error) {
+func (tr *Trainer) step(ctx context.Context, loader *data.PatchLoader) (r Record, err error) {
 	for i := range tr.Config.Accumulate {
 		batch, err := loader.Next()
 		if err != nil {
@@ -301,26 +356,31 @@ func (tr *Trainer) step(loader *data.PatchLoader) (r Record, err error) {
 					return err
 				}
 			}
-			return tr.backward(batch, &r)
+			return tr.backward(batch, &r, i == tr.Config.Accumulate-1)
 		})
 		if err != nil {
 			return r, err
 		}
 	}
-	return r, tr.device.Do(func() error { return tr.update(&r) })
+	return r, tr.device.Do(func() error {
+		if err := tr.reduce(ctx, &r); err != nil {
+			return err
+		}
+		return tr.update(&r)
+	})
 }
 
 // atStep validates and saves where it is time. A run that is being stopped does not wait for a validation.
 func (tr *Trainer) atStep(ctx context.Context, hooks Hooks) error {
 	end := tr.Step == tr.Config.Steps
 	tr.Gain = math.NaN()
-	if hooks.Validate != nil && (end || tr.Step%tr.Config.SampleEvery == 0) && ctx.Err() == nil {
+	if hooks.Validate != nil && (end || tr.Step%tr.Config.SampleEvery == 0) && !tr.stopped(ctx) {
 		if err := hooks.Validate(); err != nil {
 			return err
 		}
 		tr.clock.lap("validation")
 	}
-	if hooks.Save != nil && (end || tr.Step%tr.Config.SaveEvery == 0 || ctx.Err() != nil) {
+	if hooks.Save != nil && (end || tr.Step%tr.Config.SaveEvery == 0 || tr.stopped(ctx)) {
 		if err := hooks.Save(); err != nil {
 			return err
 		}

@@ -129,16 +129,26 @@ func (tr *Trainer) frozen() []*tensor.Param {
 
 // FrozenHash is the dtype and the SHA-256 of names and values of the frozen weights: the same at the end as at the start, and in every run on the same base.
 func (tr *Trainer) FrozenHash() (string, error) {
+	sum, err := hashParams(tr.frozen())
+	return tr.Config.DType + ":" + sum, err
+}
+
+// hashParams is the SHA-256 of names and values, of trained parameters the masters'.
+func hashParams(params []*tensor.Param) (string, error) {
 	h := sha256.New()
-	for _, p := range tr.frozen() {
+	for _, p := range params {
 		io.WriteString(h, p.Name)
-		values, err := p.Value.Host()
+		x := p.Value
+		if p.Trained() {
+			x = p.Master
+		}
+		values, err := x.Host()
 		if err != nil {
 			return "", err
 		}
 		hashFloats(h, values)
 	}
-	return fmt.Sprintf("%s:%x", tr.Config.DType, h.Sum(nil)), nil
+	return fmt.Sprintf("%x", h.Sum(nil)), nil
 }
 
 // hashFloats feeds the little-endian bytes of values to h.
@@ -156,7 +166,7 @@ func hashFloats(h hash.Hash, values []float32) {
 }
 
 // parts are what the time of a step goes to, in order; the last three happen between steps.
-var parts = []string{"data", "encode", "forward", "pixel", "backward", "optimizer", "logging", "validation", "saving"}
+var parts = []string{"data", "encode", "forward", "pixel", "backward", "reduce", "optimizer", "logging", "validation", "saving"}
 
 // stopwatch adds up the time of parts.
 type stopwatch struct {

@@ -143,7 +143,7 @@ func TestNotFiniteIsNamed(t *testing.T) {
 				t.Fatal(err)
 			}
 			var r Record
-			err = tr.device.Do(func() error { return errors.Join(spoil(tr, batch), tr.begin(), tr.backward(batch, &r)) })
+			err = tr.device.Do(func() error { return errors.Join(spoil(tr, batch), tr.begin(), tr.backward(batch, &r, true)) })
 			if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "step 1") {
 				t.Errorf("%v; want %q", err, want)
 			}
