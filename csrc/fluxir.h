@@ -99,7 +99,8 @@ enum {
   FX_PROBE_MATRIX = 2, /* GFLOP/s of bf16 products in matrix units (AMX, tensor cores), f32 sums */
   FX_PROBE_TRIAD = 3   /* GB/s of a = b + s·c over arrays that no cache holds: two reads and a write */
 };
-/* Measures a peak of the device with ctx's threads and the instructions of its tier, for about `seconds` > 0 (longer the first time).
+/* Measures a peak of the device with ctx's threads and the instructions of its tier, for about `seconds` > 0 (longer the first time). On
+ * CUDA, F32 and MATRIX are square products of cuBLASLt, TRIAD is a copy on the card, its bytes read and written.
  * UNSUPPORTED where there is no such unit. What it reaches varies with the clock, so benchmarks repeat it. */
 fx_status fx_ctx_probe(fx_ctx* ctx, fx_probe_kind kind, double seconds, double* rate);
 

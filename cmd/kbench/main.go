@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/fluxir/fluxir/bindings"
+	"github.com/fluxir/fluxir/pkg/monitor"
 )
 
 const usage = `usage: kbench [flags]
@@ -50,7 +51,7 @@ type options struct {
 	json, old, from    string
 	plot, md           string
 	list, force, serve bool
-	missing            bool
+	missing, cold      bool
 	budget             float64
 }
 
@@ -99,6 +100,7 @@ func parse(args []string, out io.Writer) (*options, error) {
 	flags.StringVar(&o.device, "device", "cpu", "cpu, cuda or cuda:N")
 	flags.IntVar(&o.threads, "threads", 0, "CPU threads, 0 = all cores")
 	flags.Float64Var(&o.seconds, "seconds", 0.5, "time per row and state of the cache, after warm-up; five samples at least")
+	flags.BoolVar(&o.cold, "cold", true, "also time with caches evicted; --cold=false for warm times only")
 	flags.BoolVar(&o.list, "list", false, "print the rows and stop")
 	flags.StringVar(&o.json, "json", "", "append the run, with every sample, to this file of JSON lines")
 	flags.BoolVar(&o.missing, "missing", false, "leave out rows that the JSON file has for this machine at a full clock: long presets in slices")
@@ -212,9 +214,10 @@ func (o *options) measure(ctx context.Context, out io.Writer, list []benchmark) 
 		if h, err = newHeader(d); err != nil {
 			return err
 		}
-		if b, err = newBench(d, o.seconds); err != nil {
+		if b, err = newBench(d, o.seconds, !o.cold); err != nil {
 			return err
 		}
+		b.card = monitor.Card(h.Device, func(text string) { fmt.Fprintln(os.Stderr, "kbench:", text) })
 		h.Peaks, err = b.probe(10)
 		return err
 	})
@@ -275,6 +278,9 @@ func (o *options) measure(ctx context.Context, out io.Writer, list []benchmark) 
 	}
 	if len(results) > 0 {
 		fmt.Fprintf(out, "\n%s\n", drift(results))
+		if b.card != nil {
+			fmt.Fprintln(out, cardDrift(results))
+		}
 	}
 	return results, wrong
 }

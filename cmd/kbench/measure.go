@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fluxir/fluxir/bindings"
+	"github.com/fluxir/fluxir/pkg/monitor"
 )
 
 // protocol is the version of how a time is taken; results of different protocols are not compared.
@@ -33,6 +34,8 @@ type timing struct {
 	MAD     float64   `json:"mad"` // median of the distances from the median
 	Steady  bool      `json:"steady"`
 	Samples []float64 `json:"samples"`
+	// Card is what NVML says of the card just after each sample; none on the CPU.
+	Card []map[string]any `json:"card,omitempty"`
 }
 
 func newTiming(samples []float64, steady bool) *timing {
@@ -71,15 +74,20 @@ func (p peaks) compute(dtype string) float64 {
 
 // bench measures on one device.
 type bench struct {
-	device  *bindings.Device
-	seconds float64 // per case and state of the cache
-	evictor *bindings.Buffer
-	sum     *bindings.Buffer
+	device   *bindings.Device
+	card     *monitor.Monitor // nil: no card, or one that cannot be read
+	seconds  float64          // per case and state of the cache
+	warmOnly bool
+	evictor  *bindings.Buffer
+	sum      *bindings.Buffer
 }
 
-// newBench prepares the eviction of caches: a buffer of twice the last level. Inside Do, as the other methods.
-func newBench(d *bindings.Device, seconds float64) (*bench, error) {
-	b := &bench{device: d, seconds: seconds}
+// newBench prepares the eviction of caches, unless only warm times are wanted: a buffer of twice the last level. Inside Do, as the other methods.
+func newBench(d *bindings.Device, seconds float64, warmOnly bool) (*bench, error) {
+	b := &bench{device: d, seconds: seconds, warmOnly: warmOnly}
+	if warmOnly {
+		return b, nil
+	}
 	var err error
 	if b.evictor, err = d.NewBuffer(2 * lastLevelCache()); err != nil {
 		return nil, err
@@ -92,6 +100,9 @@ func newBench(d *bindings.Device, seconds float64) (*bench, error) {
 }
 
 func (b *bench) free() {
+	if b.warmOnly {
+		return
+	}
 	b.evictor.Free()
 	b.sum.Free()
 }
@@ -181,8 +192,9 @@ func (b *bench) warmUp(s subject) (calls int, isSteady bool, err error) {
 }
 
 // sample takes samples for the case's time: each after an eviction of the caches, or calls in a row.
-func (b *bench) sample(s subject, cold bool, calls int) ([]float64, error) {
+func (b *bench) sample(s subject, cold bool, calls int) (*timing, error) {
 	var samples []float64
+	var card []map[string]any
 	if cold {
 		calls = 1
 	}
@@ -198,8 +210,24 @@ func (b *bench) sample(s subject, cold bool, calls int) ([]float64, error) {
 			return nil, err
 		}
 		samples = append(samples, t)
+		if b.card != nil {
+			card = append(card, reading(b.card.Values()))
+		}
 	}
-	return samples, nil
+	timing := newTiming(samples, true)
+	timing.Card = card
+	return timing, nil
+}
+
+// reading are a card's values by name, numbers in the units of package monitor.
+func reading(values []monitor.Value) map[string]any {
+	r := map[string]any{}
+	for _, v := range values {
+		if r[v.Name] = v.Value; v.Text != "" {
+			r[v.Name] = v.Text
+		}
+	}
+	return r
 }
 
 // gateError says that a case computes the wrong thing: it is not timed.
@@ -237,16 +265,15 @@ func (b *bench) measure(c *benchmark) (*row, error) {
 	if err != nil {
 		return nil, err
 	}
-	samples, err := b.sample(s, false, calls)
-	if err != nil {
+	if r.Warm, err = b.sample(s, false, calls); err != nil {
 		return nil, err
 	}
-	r.Warm = newTiming(samples, isSteady)
-	if c.Bytes > 0 { // else a whole block, far larger than the caches
-		if samples, err = b.sample(s, true, 1); err != nil {
+	r.Warm.Steady = isSteady
+	if c.Bytes > 0 && !b.warmOnly { // else a whole block, far larger than the caches
+		if r.Cold, err = b.sample(s, true, 1); err != nil {
 			return nil, err
 		}
-		r.Cold = newTiming(samples, isSteady)
+		r.Cold.Steady = isSteady
 	}
 	after, err := b.clock()
 	r.Clock = min(r.Clock, after)

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -110,6 +112,46 @@ func drift(list []result) string {
 	}
 	if high > 1.1 {
 		text += "; above 110 % the peaks themselves were probed on a busy machine, and the shares of them are too large"
+	}
+	return text
+}
+
+// cardDrift is how the card's clock, power and temperature went over the run, and how often it was throttled.
+func cardDrift(list []result) string {
+	low, high := map[string]float64{}, map[string]float64{}
+	samples, throttled := 0, map[string]int{}
+	for _, r := range list {
+		for _, t := range []*timing{r.Warm, r.Cold} {
+			if t == nil {
+				continue
+			}
+			for _, reading := range t.Card {
+				samples++
+				for name, v := range reading {
+					switch v := v.(type) {
+					case float64:
+						if _, seen := low[name]; !seen {
+							low[name], high[name] = v, v
+						}
+						low[name], high[name] = min(low[name], v), max(high[name], v)
+					case string:
+						throttled[v]++
+					}
+				}
+			}
+		}
+	}
+	text := fmt.Sprintf("card over %d samples:", samples)
+	for _, x := range [][2]string{{"clock", "MHz"}, {"memory clock", "MHz"}, {"power", "W"}, {"temperature", "°C"}} {
+		if _, seen := low[x[0]]; seen {
+			text += fmt.Sprintf(" %s %.0f–%.0f %s;", x[0], low[x[0]], high[x[0]], x[1])
+		}
+	}
+	if len(throttled) == 0 {
+		return text + " never throttled"
+	}
+	for _, reason := range slices.Sorted(maps.Keys(throttled)) {
+		text += fmt.Sprintf(" throttled %s in %d samples", reason, throttled[reason])
 	}
 	return text
 }

@@ -47,7 +47,7 @@ func (o *options) answer(in io.Reader, out io.Writer, list []benchmark) error {
 	}
 	defer d.Close()
 	s := &server{list: list}
-	if err := d.Do(func() error { s.bench, err = newBench(d, o.seconds); return err }); err != nil {
+	if err := d.Do(func() error { s.bench, err = newBench(d, o.seconds, false); return err }); err != nil {
 		return err
 	}
 	defer d.Do(func() error { s.close(); s.bench.free(); return nil })

@@ -63,6 +63,8 @@ func parse(args []string, out io.Writer) (*command, error) {
 	flags.IntVar(&c.options.Tile, "tile", 0, "side of the tiles in pixels, 32 to 4096 (default 96 for the embedded model, 1024 for FLUX.1)")
 	flags.IntVar(&c.options.Ensemble, "ensemble", 0, "views restored and averaged, 1 to 8: as it is, transposed, turned, ...; better, in as many times the time")
 	memory := flags.Int64("memory", 128, "MiB of activations that a batch of tiles may use, about")
+	flags.StringVar(&c.options.Stream, "stream", "auto", "keep the transformer's weights in host memory and stream them block by block: on, off, or auto: where they do not fit")
+	deviceMemory := flags.Int64("device-memory", 0, "MiB of the device that the model may take, for --stream auto (default what is free on a card)")
 	megapixels := flags.Float64("max-megapixels", float64(data.DefaultMaxPixels)/1e6, "largest image read or made, megapixels")
 	fix := flags.String("color-fix", "", "give the result the input's colours: none, wavelet or adain (default none for the embedded model, else wavelet)")
 	flags.IntVar(&c.save.Quality, "quality", 0, "of JPEG and WebP, 1 to 100 (default 95 for JPEG, lossless for WebP)")
@@ -89,6 +91,10 @@ func parse(args []string, out io.Writer) (*command, error) {
 	}
 	c.inputs, c.options.ColorFix = flags.Args(), data.ColorFixKind(*fix)
 	c.options.Memory, c.options.MaxPixels = *memory<<20, int(*megapixels*1e6)
+	c.options.DeviceMemory = *deviceMemory << 20
+	if *deviceMemory < 0 || *deviceMemory > 1<<30 {
+		return nil, restore.Wrap(restore.ErrOption, fmt.Errorf("--device-memory: got %d, want 0 to %d MiB", *deviceMemory, 1<<30))
+	}
 	return c, c.validate(flags, *memory, *megapixels)
 }
 

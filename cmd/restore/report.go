@@ -79,11 +79,12 @@ func (r *reporter) end(f file, result restore.Result, err error) {
 	if r.json {
 		r.line(map[string]any{
 			"event": "result", "input": f.in, "output": f.out, "width": result.Width, "height": result.Height, "seconds": rounded(seconds),
-			"device_peak_bytes": result.DeviceBytes, "process_peak_bytes": peak,
+			"device_peak_bytes": result.DeviceBytes, "process_peak_bytes": peak, "streamed": result.Streamed,
 		})
 	}
 	if r.terminal {
-		fmt.Fprintf(os.Stderr, "%s: %d×%d in %.1f s, %d MB\n", f.out, result.Width, result.Height, seconds, peak/1e6)
+		streamed := map[bool]string{true: ", weights streamed"}[result.Streamed]
+		fmt.Fprintf(os.Stderr, "%s: %d×%d in %.1f s, %d MB%s\n", f.out, result.Width, result.Height, seconds, peak/1e6, streamed)
 	}
 }
 

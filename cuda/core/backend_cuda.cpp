@@ -358,9 +358,83 @@ struct Entry<Op, fx_status (*)(fx_ctx*, A...)> {
   }
 };
 
+// ---- probe ----
+
+// Buffers of a probe.
+struct Room {
+  fx_ctx* ctx;
+  void* data = nullptr;
+  Room(fx_ctx* c, int64_t bytes) : ctx(c) {
+    if (!allocate_on(state(c), &data, bytes)) throw OutOfMemory(bytes);
+  }
+  ~Room() { cudaFreeAsync(data, state(ctx)->compute); }
+};
+
+// Seconds that one run of f takes, the shortest of those that fit into `seconds`; two at least.
+template <class F>
+double fastest(State* s, double seconds, F&& f) {
+  cudaEvent_t from, to;
+  require(cudaEventCreate(&from), "event");
+  require(cudaEventCreate(&to), "event");
+  double best = 1e30, total = 0;
+  for (int run = 0; run < 2 || total < seconds; run++) {
+    float ms = 0;
+    require(cudaEventRecord(from, s->compute), "event");
+    f();
+    require(cudaEventRecord(to, s->compute), "event");
+    require(cudaEventSynchronize(to), "probe");
+    require(cudaEventElapsedTime(&ms, from, to), "event");
+    total += std::max(1e-6, ms * 1e-3), best = std::min(best, std::max(1e-9, ms * 1e-3));
+  }
+  cudaEventDestroy(from), cudaEventDestroy(to);
+  return best;
+}
+
+// The rate of a square product of cuBLASLt, f32 or bf16, of the largest side that is fast enough.
+double probe_product(fx_ctx* ctx, fx_dtype dtype, double seconds) {
+  double rate = 0;
+  for (int64_t n = 256; n <= 8192; n *= 2) {
+    int64_t bytes = n * n * (dtype == FX_DTYPE_F32 ? 4 : 2);
+    Room x(ctx, bytes), w(ctx, bytes), y(ctx, bytes);
+    require(cudaMemsetAsync(x.data, 0, size_t(bytes), stream(ctx)), "memset");
+    require(cudaMemsetAsync(w.data, 0, size_t(bytes), stream(ctx)), "memset");
+    auto square = [&](void* data) { return fx_tensor{data, dtype, 2, {n, n}, {n, 1}}; };
+    fx_tensor tx = square(x.data), tw = square(w.data), ty = square(y.data);
+    double t = fastest(state(ctx), n == 8192 ? seconds : 0,
+                       [&] { ops.linear_forward(ctx, &ty, nullptr, &tx, nullptr, nullptr, &tw, nullptr, FX_ACT_NONE); });
+    rate = std::max(rate, 2e-9 * double(n) * double(n) * double(n) / t);
+    if (t > seconds / 4) break;
+  }
+  return rate;
+}
+
+// Bytes read and written by a copy on the card.
+double probe_copy(fx_ctx* ctx, double seconds) {
+  double rate = 0;
+  for (int64_t bytes = 1 << 20; bytes <= 1 << 30; bytes *= 4) {
+    Room from(ctx, bytes), to(ctx, bytes);
+    require(cudaMemsetAsync(from.data, 0, size_t(bytes), stream(ctx)), "memset");
+    double t = fastest(state(ctx), bytes == 1 << 30 ? seconds : 0,
+                       [&] { require(cudaMemcpyAsync(to.data, from.data, size_t(bytes), cudaMemcpyDeviceToDevice, stream(ctx)), "copy"); });
+    rate = 2e-9 * double(bytes) / t;  // of the largest: no cache holds it
+    if (t > seconds / 4) break;
+  }
+  return rate;
+}
+
+// Rates that the card reaches through its vendor's library, which are lower than what its data sheet says.
+fx_status probe(fx_ctx* ctx, fx_probe_kind kind, double seconds, double* rate) {
+  if (kind == FX_PROBE_BF16) return fail(ctx, FX_STATUS_UNSUPPORTED, "probe: cuda multiplies bf16 in matrix units only");
+  if (fx_status status = recordable(ctx, "probe")) return status;
+  cudaSetDevice(state(ctx)->device);
+  if (kind == FX_PROBE_TRIAD) *rate = probe_copy(ctx, seconds);
+  else *rate = probe_product(ctx, kind == FX_PROBE_F32 ? FX_DTYPE_F32 : FX_DTYPE_BF16, seconds);
+  return check(ctx, cudaGetLastError(), "probe");
+}
+
 fx_backend make() {
   fx_backend b{FX_ABI_VERSION, "cuda",         create,       destroy,   sync,          get_info,      allocate,
-               release,        copy_to_device, copy_to_host, nullptr,   host_allocate, host_release,  upload_start,
+               release,        copy_to_device, copy_to_host, probe,     host_allocate, host_release,  upload_start,
                upload_wait,    upload_end,     graph_begin,  graph_end, graph_launch,  graph_release, {}};
 #define FX_ADD(file) add_##file(&ops);
   FX_FILES(FX_ADD)

@@ -23,12 +23,12 @@ var may = map[string][]string{
 	"pkg/tensor":        {"bindings"},
 	"pkg/model/weights": {},
 	"pkg/model":         {"bindings", "pkg/tensor", "pkg/model..."},
-	"pkg/train":         {"bindings", "pkg/tensor", "pkg/model...", "pkg/data...", "pkg/train..."},
+	"pkg/train":         {"bindings", "pkg/tensor", "pkg/model...", "pkg/data...", "pkg/train...", "pkg/monitor"},
 	"pkg/train/board":   {},
-	"pkg/train/monitor": {},
+	"pkg/monitor":       {},
 	"pkg":               {"bindings", "pkg..."},
 	"cmd":               {"pkg..."},
-	"cmd/kbench":        {"bindings", "bindings/optest", "pkg/tensor", "pkg/model...", "pkg/train", "pkg/data"},
+	"cmd/kbench":        {"bindings", "bindings/optest", "pkg/tensor", "pkg/model...", "pkg/train", "pkg/data", "pkg/monitor"},
 	"internal":          {"bindings", "pkg..."}, // for tests
 }
 

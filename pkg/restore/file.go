@@ -18,6 +18,7 @@ type Result struct {
 	Width, Height int           // of the output, pixels
 	Elapsed       time.Duration // reading and writing included
 	DeviceBytes   int64         // highest memory of the device since Open: weights, activations, workspace
+	Streamed      bool          // see Restorer.Streamed
 }
 
 // File restores the image file in to the file out, whose extension chooses the format. That out can be written is made sure
@@ -59,7 +60,7 @@ func (r *Restorer) File(ctx context.Context, in, out string, save data.SaveOptio
 		return Result{}, Wrap(ErrOutput, err)
 	}
 	info, err := r.Info()
-	return Result{Width: restored.W, Height: restored.H, Elapsed: time.Since(begun), DeviceBytes: info.Peak}, err
+	return Result{Width: restored.W, Height: restored.H, Elapsed: time.Since(begun), DeviceBytes: info.Peak, Streamed: r.Streamed()}, err
 }
 
 // CheckInput returns an error of the kind ErrInput where there is no file in.

@@ -100,7 +100,14 @@ func (r *Restorer) view(ctx context.Context, img *data.Image, number uint64, pro
 		return nil, err
 	}
 	j.stream = number
-	defer r.device.Do(func() error { r.tape.Free(); return nil })
+	if !r.Streamed() { // uploads are no part of a graph
+		j.Graphs = &tensor.Graphs{}
+	}
+	defer r.device.Do(func() error {
+		j.Graphs.Free()
+		r.tape.Free()
+		return nil
+	})
 	zLQ, err := j.encode(img)
 	if err != nil {
 		return nil, err

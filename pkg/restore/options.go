@@ -26,7 +26,10 @@ type Options struct {
 	Tile      int               // side of the transformer's tiles in pixels, 32 to 4096; 0 = 96 for the embedded family, 1024 for FLUX.1
 	ColorFix  data.ColorFixKind // "" = none for the embedded family, wavelet for FLUX.1
 	MaxPixels int               // largest image read or made; 0 = data.DefaultMaxPixels
+	Stream    string            // where the weights of the transformer's blocks lie: StreamOn, StreamOff; "" or StreamAuto = on the device if they fit there
 	Memory    int64             // bytes of activations that one batch of tiles may use, about; 0 = 128 MiB. At least one tile runs
+
+	DeviceMemory int64 // bytes of the device that the plan of StreamAuto may count on; 0 = what is free on a card, no limit on the CPU
 }
 
 const (
@@ -57,7 +60,9 @@ func (o Options) Validate() error {
 		return bad("tile", o.Tile, "32 to 4096 pixels")
 	case o.Threads < 0 || o.Threads > 4096:
 		return bad("threads", o.Threads, "0 to 4096")
-	case o.MaxPixels < 0 || o.Memory < 0:
+	case o.Stream != "" && o.Stream != StreamAuto && o.Stream != StreamOn && o.Stream != StreamOff:
+		return bad("stream", o.Stream, "auto, on or off")
+	case o.MaxPixels < 0 || o.Memory < 0 || o.DeviceMemory < 0:
 		return bad("limits", o.MaxPixels, "not negative")
 	case o.DType != "" && o.DType != "auto" && o.DType != "f32" && o.DType != "bf16":
 		return bad("dtype", o.DType, "auto, f32 or bf16")

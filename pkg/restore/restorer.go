@@ -36,18 +36,19 @@ func Open(o Options) (*Restorer, error) {
 		return nil, Wrap(ErrDevice, err)
 	}
 	r := &Restorer{device: d, options: o}
-	err = d.Do(func() error {
-		r.arena, r.tape = tensor.NewArena(d), tensor.NewTape(d)
-		r.bundle, err = load(r.arena, o)
-		return err
-	})
+	slots, err := o.slots(d)
+	if err == nil {
+		err = r.load(slots)
+	}
 	if err != nil {
 		r.Close()
 		return nil, err
 	}
-	r.settings = o.settle(r.bundle)
 	return r, nil
 }
+
+// Streamed tells whether the weights of the transformer's blocks pass through the device instead of lying there.
+func (r *Restorer) Streamed() bool { return r.arena.Slots > 0 }
 
 // openDevice opens the device of the options: for auto, the first that there is of cuda and cpu.
 func openDevice(o Options) (*bindings.Device, error) {
@@ -99,11 +100,13 @@ func (r *Restorer) Close() {
 	if r.device == nil {
 		return
 	}
-	r.device.Do(func() error {
-		r.tape.Free()
-		r.arena.Free()
-		return nil
-	})
+	if r.arena != nil {
+		r.device.Do(func() error {
+			r.tape.Free()
+			r.arena.Free()
+			return nil
+		})
+	}
 	r.device.Close()
 	r.device = nil
 }

@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/fluxir/fluxir/pkg/data"
+	"github.com/fluxir/fluxir/pkg/monitor"
 	"github.com/fluxir/fluxir/pkg/train/board"
-	"github.com/fluxir/fluxir/pkg/train/monitor"
 )
 
 // Record is one line of a run's metrics.jsonl: a logged step, or, with Gains, a validation.

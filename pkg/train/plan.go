@@ -10,8 +10,8 @@ import (
 	"github.com/fluxir/fluxir/bindings"
 	"github.com/fluxir/fluxir/pkg/data"
 	"github.com/fluxir/fluxir/pkg/model"
+	"github.com/fluxir/fluxir/pkg/monitor"
 	"github.com/fluxir/fluxir/pkg/tensor"
-	"github.com/fluxir/fluxir/pkg/train/monitor"
 )
 
 // ErrMemory is wrapped by the refusal of a run that cannot fit.

@@ -1,4 +1,4 @@
-// Package monitor reads what a device is doing while it trains: an NVIDIA card through NVML, which is loaded only when asked for, the CPU from /proc.
+// Package monitor reads what a device is doing while it works: an NVIDIA card through NVML, which is loaded only when asked for, the CPU from /proc.
 // What a machine cannot tell is said once and left out.
 package monitor
 
@@ -44,13 +44,7 @@ type Monitor struct {
 // Open watches a device by its name in bindings, "cpu" or "cuda:N". watts, where it is not 0, is the power that the energy is computed from where no counter
 // can be read. say gets remarks about what cannot be read, each once.
 func Open(device string, watts float64, say func(string)) *Monitor {
-	said := map[string]bool{}
-	once := func(text string) {
-		if !said[text] {
-			said[text] = true
-			say(text)
-		}
-	}
+	once := onlyOnce(say)
 	m := &Monitor{watts: watts, last: time.Now()}
 	if strings.HasPrefix(device, "cuda") {
 		if card := openNVML(device, once); card != nil {
@@ -66,6 +60,31 @@ func Open(device string, watts float64, say func(string)) *Monitor {
 	}
 	return m
 }
+
+// Card watches a card; nil, with a remark, where NVML cannot read it or the device is no card.
+func Card(device string, say func(string)) *Monitor {
+	if !strings.HasPrefix(device, "cuda") {
+		return nil
+	}
+	if card := openNVML(device, onlyOnce(say)); card != nil {
+		return &Monitor{source: card, last: time.Now()}
+	}
+	return nil
+}
+
+// onlyOnce lets each remark through once.
+func onlyOnce(say func(string)) func(string) {
+	said := map[string]bool{}
+	return func(text string) {
+		if !said[text] {
+			said[text] = true
+			say(text)
+		}
+	}
+}
+
+// Values returns the readings now.
+func (m *Monitor) Values() []Value { return m.source.read() }
 
 // Read returns the readings now and the energy since the call before it, in kWh (0: unknown).
 func (m *Monitor) Read() (values []Value, kWh float64) {
