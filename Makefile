@@ -65,10 +65,15 @@ cuda: deps ## build/libfluxir_cuda.so, the CUDA plugin; finds nvcc or installs N
 	@cmake --build build/cuda -j 1
 
 cuda-test: core cuda ## the op suite on a CUDA card, or on the software device in SOFTCUDA=DIR (CUDA_TEST: arguments of go test)
-	@CUDA_HOME=$$(sh tools/cuda_toolchain.sh) sh tools/cuda_test.sh $(or $(CUDA_TEST),-run TestConformance ./bindings/optest)
+	@CUDA_HOME=$$(sh tools/cuda_toolchain.sh) sh tools/cuda_run.sh go test -count=1 -timeout 60m \
+	  $(or $(CUDA_TEST),-run TestConformance ./bindings/optest)
 
 cuda-counters: ## what the software device counts on representative shapes, as issued / necessary, held against bars
 	@$(MAKE) cuda-test CUDA_TEST="-v -run TestCounters ./bindings/optest"
+
+# On a machine without a card: make gpu-day GPU_DAY=--tiny
+gpu-day: ## on a card: conformance, compute-sanitizer, benchmarks with peers, roofline, whole models, ptxas; one report folder (GPU_DAY: --tiny, --out DIR, steps)
+	@bash tools/gpu_day.sh $(GPU_DAY)
 
 ptxas: ## registers, spills, shared memory, occupancy of every kernel on six architectures (PTXAS_FLAGS=--update writes cuda/ptxas.golden to compare with)
 	@python3 tools/cuda_ptxas.py --home "$$(sh tools/cuda_toolchain.sh)" $(PTXAS_FLAGS)

@@ -31,22 +31,75 @@ func TestPluginErrors(t *testing.T) {
 		return
 	}
 	dir := t.TempDir()
-	build := func(name, source string) string {
-		file, library := filepath.Join(dir, name+".c"), filepath.Join(dir, name+".so")
-		if err := os.WriteFile(file, []byte(source), 0o644); err != nil {
+	for file, want := range map[string]string{
+		filepath.Join(dir, "none.so"):          "none.so",
+		library(t, dir, "other", "int other;"): "no plugin of fluxir",
+		library(t, dir, "old", "static const unsigned table[64] = {77}; const void *fx_backend_table(void) { return table; }"): "speaks ABI version 77",
+	} {
+		again(t, "TestPluginErrors", "FLUXIR_CUDA="+file, "FLUXIR_TEST_WANT="+want)
+	}
+}
+
+// TestDrivers: what stands between the plugin and a card is told in one line: no driver, one that is too old, no card, a card that is too old. A
+// library loaded before the runtime plays the driver.
+func TestDrivers(t *testing.T) {
+	if want := os.Getenv("FLUXIR_TEST_WANT"); want != "" {
+		_, err := OpenDevice("cuda", 0)
+		var e *Error
+		if !errors.As(err, &e) || e.Status != StatusUnavailable || !strings.Contains(e.Message, want) || strings.Contains(e.Message, "\n") {
+			t.Errorf("got %v, want StatusUnavailable and %q in one line", err, want)
+		}
+		return
+	}
+	if os.Getenv("FLUXIR_DEVICE") != "cuda" {
+		t.Skip("FLUXIR_DEVICE is not cuda")
+	}
+	dir := t.TempDir()
+	for i, c := range []struct{ source, want string }{
+		{"int cudaGetDeviceCount(int *n) { return *n = 0, 35; } int cudaDriverGetVersion(int *v) { return *v = 0; }", "no NVIDIA driver"},
+		{"int cudaGetDeviceCount(int *n) { return *n = 0, 35; } int cudaDriverGetVersion(int *v) { return *v = 12040, 0; }", "the driver supports CUDA 12.4, this build needs 13."},
+		{"int cudaGetDeviceCount(int *n) { return *n = 0, 100; } int cudaDriverGetVersion(int *v) { return *v = 13000, 0; }", "no CUDA-capable device"},
+		{"int cudaGetDeviceCount(int *n) { return *n = 0, 0; }", "there are 0 CUDA devices"},
+	} {
+		again(t, "TestDrivers", "LD_PRELOAD="+library(t, dir, fmt.Sprint("driver", i), c.source), "FLUXIR_TEST_WANT="+c.want)
+	}
+	again(t, "TestDrivers", "SOFTCUDA_CC=7.5", "FLUXIR_TEST_WANT=has compute capability 7.5, want 8.0 or newer")
+}
+
+// library compiles a shared library of one source file.
+func library(t *testing.T, dir, name, source string) string {
+	t.Helper()
+	file, library := filepath.Join(dir, name+".c"), filepath.Join(dir, name+".so")
+	if err := os.WriteFile(file, []byte(source), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("cc", "-shared", "-fPIC", "-o", library, file).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return library
+}
+
+// TestToolchain: without nvcc and without a way to install it, `make cuda` says so in one line.
+func TestToolchain(t *testing.T) {
+	tools := t.TempDir() // what the script needs, and no more
+	for _, name := range []string{"sh", "dirname", "readlink"} {
+		path, err := exec.LookPath(name)
+		if err == nil {
+			err = os.Symlink(path, filepath.Join(tools, name))
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
-		if out, err := exec.Command("cc", "-shared", "-fPIC", "-o", library, file).CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		return library
 	}
-	for library, want := range map[string]string{
-		filepath.Join(dir, "none.so"): "none.so",
-		build("other", "int other;"):  "no plugin of fluxir",
-		build("old", "static const unsigned table[64] = {77}; const void *fx_backend_table(void) { return table; }"): "speaks ABI version 77",
+	for _, c := range []struct{ env, want string }{
+		{"CUDA_CACHE=" + t.TempDir(), "no nvcc in CUDA_HOME or PATH, and no python3 to install NVIDIA's wheels with\n"},
+		{"CUDA_HOME=" + tools, "CUDA_HOME=" + tools + ": no bin/nvcc or no include/cublasLt.h there\n"},
 	} {
-		again(t, "TestPluginErrors", "FLUXIR_CUDA="+library, "FLUXIR_TEST_WANT="+want)
+		cmd := exec.Command("sh", "../tools/cuda_toolchain.sh")
+		cmd.Env = []string{"PATH=" + tools, "HOME=" + tools, c.env}
+		if out, err := cmd.CombinedOutput(); err == nil || string(out) != c.want {
+			t.Errorf("%s: %v, %q; want %q", c.env, err, out, c.want)
+		}
 	}
 }
 

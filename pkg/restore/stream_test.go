@@ -77,6 +77,7 @@ func TestStream(t *testing.T) {
 	}
 	if os.Getenv("FLUXIR_DEVICE") == "cuda" {
 		smallCard(t, model, streamed>>20+1, sum(want))
+		smallCard(t, model, (streamed-unseen)>>20-24, "")
 	}
 }
 
@@ -96,18 +97,34 @@ func smallCard(t *testing.T, model string, megabytes int64, want string) {
 	}
 }
 
-// TestSmallCard is a part of TestStream in a process of its own, on a card that cannot hold the model.
+// TestSmallCard is a part of TestStream in a process of its own, on a card that cannot hold the model, or, where no picture is wanted, not even a step of
+// the streamed one. What does not fit is said in one line.
 func TestSmallCard(t *testing.T) {
 	model, want := os.Getenv("FLUXIR_TEST_MODEL"), os.Getenv("FLUXIR_TEST_WANT")
 	if model == "" {
 		t.Skip("run by TestStream on cuda")
 	}
-	_, err := Open(Options{Model: model, Device: "cuda", Tile: 32, Memory: 1, Stream: StreamOff})
-	if !errors.Is(err, ErrDevice) || !strings.Contains(fmt.Sprint(err), "device memory") || strings.Contains(err.Error(), "\n") {
-		t.Errorf("resident weights on a card that cannot hold them: %v", err)
+	exhausted := func(what string, err error) {
+		if !errors.Is(err, ErrDevice) || !strings.Contains(fmt.Sprint(err), "device memory") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
-	got, _, is := streamCase(t, Options{Model: model})
-	if !is || sum(got) != want {
-		t.Errorf("streamed %v; a picture with hash %s, want %s", is, sum(got), want)
+	_, err := Open(Options{Model: model, Device: "cuda", Tile: 32, Memory: 1, Stream: StreamOff})
+	exhausted("resident weights on a card that cannot hold them", err)
+	if want != "" {
+		got, _, is := streamCase(t, Options{Model: model})
+		if !is || sum(got) != want {
+			t.Errorf("streamed %v; a picture with hash %s, want %s", is, sum(got), want)
+		}
+		return
+	}
+	r, err := Open(Options{Model: model, Device: "cuda", Tile: 32, Memory: 1, Stream: StreamOn})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for range 2 { // the device works on
+		_, err := r.Restore(context.Background(), gradient(40, 20), nil)
+		exhausted("a step for which there is no memory", err)
 	}
 }

@@ -23,7 +23,7 @@ type Settings struct {
 	Model   string  `toml:"model"`   // base and autoencoder: a folder (FLUX.1's layout), nano, or "": the stages before this one, run first
 	Warm    string  `toml:"warm"`    // folder of a whole model, adapter included, whose weights the stage starts from
 	Photos  string  `toml:"photos"`  // folder of cmd/photos, any folder of images, or one image; or a manifest of pairs, see data.ReadPairs
-	Device  string  `toml:"device"`  // cpu
+	Device  string  `toml:"device"`  // cpu, cuda or cuda:N
 	Threads int     `toml:"threads"` // of the device, 0: all cores
 	Workers int     `toml:"workers"` // goroutines that make training pairs
 	Watts   float64 `toml:"watts"`   // power of the machine where it cannot be read, for the ledger; 0: unknown
