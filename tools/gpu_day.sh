@@ -20,7 +20,7 @@ kind=$(sh tools/cuda_run.sh --check) || { echo "gpu-day: $kind" >&2; exit 2; }
 [ "$kind" = card ] || [ -n "$tiny" ] || { echo "gpu-day: there is no card; --tiny tries it on the software device" >&2; exit 2; }
 out=${out:-runs/gpu-day/$(date -u +%Y%m%d-%H%M%S)}
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
-rm -f "$out"/steps.tsv
+touch "$out/steps.tsv" # a folder that is there is added to
 CUDA_HOME=$(sh tools/cuda_toolchain.sh) || exit 2
 export CUDA_HOME OMP_WAIT_POLICY=passive
 [ "$kind" = card ] || export SOFTCUDA_RACECHECK=${SOFTCUDA_RACECHECK:-0} # make cuda-test is the place for it
@@ -155,8 +155,9 @@ index() {
         "$(grep -v '^ *$' "$out/$step.log" | tail -1 | cut -c1-160 | sed 's/|/\\|/g')"
     done <"$out/steps.tsv"
     printf '\nAlso here:'
-    (cd "$out" && ls | grep -vE '\.log$|^steps.tsv$|^index.md' | sed 's/.*/ [&](&)/' | paste -sd,)
-  } >"$out/index.md.new" && mv "$out/index.md.new" "$out/index.md"
+    (cd "$out" && ls | grep -vE '\.log$|^steps.tsv$|^index.md' | sed 's/.*/ [&](&)/' | paste -sd,) || echo " nothing"
+  } >"$out/index.md.new"
+  mv "$out/index.md.new" "$out/index.md"
 }
 
 bad=0
@@ -171,7 +172,8 @@ for step in $steps; do
     77) result=skipped ;;
     *) result="failed ($code)" bad=1 ;;
   esac
-  printf '%s\t%s\t%s\n' "$step" "$result" "$((SECONDS - begun))" >>"$out/steps.tsv"
+  { grep -v "^$step	" "$out/steps.tsv"; printf '%s\t%s\t%s\n' "$step" "$result" "$((SECONDS - begun))"; } >"$out/steps.new"
+  mv "$out/steps.new" "$out/steps.tsv"
   echo "$result, $((SECONDS - begun)) s"
   index
 done
