@@ -96,7 +96,8 @@ fx_status pick_device(fx_ctx* ctx, const char* name, State* s) {
   int devices = 0, driver = 0;
   cudaError_t error = cudaGetDeviceCount(&devices);
   cudaDriverGetVersion(&driver);
-  if (error == cudaErrorInsufficientDriver && driver == 0) return fail(ctx, FX_STATUS_UNAVAILABLE, "there is no NVIDIA driver (libcuda.so.1)");
+  if (error == cudaErrorInsufficientDriver && driver == 0)
+    return fail(ctx, FX_STATUS_UNAVAILABLE, "there is no NVIDIA driver (libcuda.so.1)");
   if (error == cudaErrorInsufficientDriver)
     return fail(ctx, FX_STATUS_UNAVAILABLE, "the driver supports CUDA %d.%d, this build needs %d.%d", driver / 1000, driver % 1000 / 10,
                 CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
