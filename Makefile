@@ -72,6 +72,7 @@ cuda-counters: ## what the software device counts on representative shapes, as i
 	@$(MAKE) cuda-test CUDA_TEST="-v -run TestCounters ./bindings/optest"
 
 # On a machine without a card: make gpu-day GPU_DAY=--tiny
+.PHONY: gpu-day
 gpu-day: ## on a card: conformance, compute-sanitizer, benchmarks with peers, roofline, whole models, ptxas; one report folder (GPU_DAY: --tiny, --out DIR, steps)
 	@bash tools/gpu_day.sh $(GPU_DAY)
 
