@@ -8,10 +8,11 @@ namespace {
 template <class A, class T>
 fx_status forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x) {
   Rows<2> rows({y, x});
+  bool stream = streamed(y);
   rows.run(ctx, [&](const Rows<2>::Piece& p) {
     T* yp = data<T>(y) + p.at[0];
     const T* xp = data<T>(x) + p.at[1];
-    for_lanes(p.n, [&](int64_t i, int64_t lanes) { store_some(yp + i, A::value(load_some(xp + i, lanes)), lanes); });
+    for_lanes(p.n, [&](int64_t i, int64_t lanes) { write_some(yp + i, A::value(load_some(xp + i, lanes)), lanes, stream); });
   });
   return FX_STATUS_OK;
 }
@@ -19,11 +20,12 @@ fx_status forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x) {
 template <class A, class T>
 fx_status backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dy, const fx_tensor* x) {
   Rows<3> rows({dx, dy, x});
+  bool stream = streamed(dx);
   rows.run(ctx, [&](const Rows<3>::Piece& p) {
     T* dxp = data<T>(dx) + p.at[0];
     const T *dyp = data<T>(dy) + p.at[1], *xp = data<T>(x) + p.at[2];
     for_lanes(p.n, [&](int64_t i, int64_t lanes) {
-      store_some(dxp + i, load_some(dyp + i, lanes) * A::derivative(load_some(xp + i, lanes)), lanes);
+      write_some(dxp + i, load_some(dyp + i, lanes) * A::derivative(load_some(xp + i, lanes)), lanes, stream);
     });
   });
   return FX_STATUS_OK;

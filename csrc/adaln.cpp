@@ -13,68 +13,68 @@ constexpr int64_t kChannels = 256;  // channels per job of the final sum
 // Sum over a row of f(offset, lanes), in four chains of additions.
 template <class F>
 FX_INLINE float row_sum(int64_t n, const F& f) {
-  vf a{}, b{}, c{}, d{};
+  vf2 a{}, b{};
   int64_t i = 0;
   for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
-    a += f(i, kLanes);
-    b += f(i + kLanes, kLanes);
-    c += f(i + 2 * kLanes, kLanes);
-    d += f(i + 3 * kLanes, kLanes);
+    a = a + f(i, Two{});
+    b = b + f(i + 2 * kLanes, Two{});
   }
-  for_lanes(n - i, [&](int64_t j, int64_t lanes) { a += f(i + j, lanes); });
-  return sum((a + b) + (c + d));
+  for_two(n - i, [&](int64_t j, auto lanes) { add_to(a, f(i + j, lanes)); });
+  return sum((a.a + b.a) + (a.b + b.b));
 }
 
 // The modulation of one item in f32: 1 + scale and shift, read for every row of a chunk.
 template <class T>
 void widen_modulation(float* scale1, float* shift32, const T* scale, const T* shift, int64_t C) {
-  for_lanes(C, [&](int64_t i, int64_t lanes) {
-    store_some(scale1 + i, 1.0f + load_some(scale + i, lanes), lanes);
+  for_two(C, [&](int64_t i, auto lanes) {
+    store_some(scale1 + i, load_some(scale + i, lanes) + 1.0f, lanes);
     if (shift) store_some(shift32 + i, load_some(shift + i, lanes), lanes);
   });
 }
 
-// wide: memory for x in f32. x_next, y_next: the row to come, fetched while this one is in L1 and memory would idle.
 template <class T>
-void forward_row(T* y, float* mean_out, float* rstd_out, const T* x, const float* shift, const float* scale1, float* wide, int64_t C,
-                 float eps, const T* x_next, const T* y_next) {
-  constexpr bool is_wide = sizeof(T) == sizeof(float);
-  const float* row = is_wide ? reinterpret_cast<const float*>(x) : wide;
-  float mean = row_sum(C,
-                       [&](int64_t i, int64_t lanes) {
-                         vf v = load_some(x + i, lanes);
-                         if (!is_wide) store_some(wide + i, v, lanes);
-                         return v;
-                       }) /
-               float(C);
-  float square = row_sum(C, [&](int64_t i, int64_t lanes) {
-    __builtin_prefetch(x_next + i);
-    vf e = first_lanes(load_some(row + i, lanes) - mean, lanes);
+FX_INLINE float row_mean(const T* x, int64_t C) {
+  return row_sum(C, [&](int64_t i, auto lanes) { return read_some(x + i, lanes); }) / float(C);
+}
+
+// One row of the given mean. Returns the mean of the row to come: it is read while this one is written, so that memory does both.
+template <class T>
+float forward_row(T* y, float* rstd_out, const T* x, const float* shift, const float* scale1, int64_t C, float mean, float eps,
+                  const T* x_next, bool stream) {
+  float square = row_sum(C, [&](int64_t i, auto lanes) {
+    prefetch(x_next + kFetchAhead / int64_t(sizeof(T)) + i / 2, 2 * kLanes);  // else memory would idle
+    auto e = first_lanes(load_some(x + i, lanes) - mean, lanes);
     return e * e;
   });
   float rstd = 1 / sqrtf(square / float(C) + eps);
-  for_lanes(C, [&](int64_t i, int64_t lanes) {
-    __builtin_prefetch(y_next + i, 1);
-    vf normal = (load_some(row + i, lanes) - mean) * rstd;
-    store_some(y + i, normal * load_some(scale1 + i, lanes) + load_some(shift + i, lanes), lanes);
-  });
-  if (mean_out) *mean_out = mean, *rstd_out = rstd;
+  if (rstd_out) *rstd_out = rstd;
+  return row_sum(C,
+                 [&](int64_t i, auto lanes) {
+                   auto normal = (load_some(x + i, lanes) - mean) * rstd;
+                   write_some(y + i, normal * load_some(scale1 + i, lanes) + load_some(shift + i, lanes), lanes, stream);
+                   return read_some(x_next + i, lanes);
+                 }) /
+         float(C);
 }
 
 template <class T>
 fx_status forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* mean, const fx_tensor* rstd, const fx_tensor* x, const fx_tensor* shift,
                   const fx_tensor* scale, float eps) {
   int64_t L = x->shape[1], C = x->shape[2], width = round_up(C, kLanes), chunks = (L + kRows - 1) / kRows;
-  float* scratch = static_cast<float*>(workspace(ctx, ctx->threads * 3 * width * 4));
+  float* scratch = static_cast<float*>(workspace(ctx, ctx->threads * 2 * width * 4));
+  bool stream = streamed(y);
   parallel_for(ctx, x->shape[0] * chunks, [&](int64_t job) {
     int64_t b = job / chunks, first = job % chunks * kRows, last = first + kRows < L ? first + kRows : L;
-    float *wide = scratch + thread_index() * 3 * width, *scale1 = wide + width, *shift32 = scale1 + width;
+    float *scale1 = scratch + thread_index() * 2 * width, *shift32 = scale1 + width;
     widen_modulation(scale1, shift32, data<T>(scale) + b * scale->strides[0], data<T>(shift) + b * shift->strides[0], C);
+    const T* xp = data<T>(x) + b * x->strides[0] + first * x->strides[1];
+    float row = row_mean(xp, C);
     for (int64_t l = first; l < last; l++) {
       T* yp = data<T>(y) + b * y->strides[0] + l * y->strides[1];
-      const T* xp = data<T>(x) + b * x->strides[0] + l * x->strides[1];
-      forward_row(yp, mean ? data<float>(mean) + b * L + l : nullptr, rstd ? data<float>(rstd) + b * L + l : nullptr, xp, shift32, scale1,
-                  wide, C, eps, xp + x->strides[1], yp + y->strides[1]);
+      const T* x_next = l + 1 < last ? xp + x->strides[1] : xp;
+      if (mean) data<float>(mean)[b * L + l] = row;
+      row = forward_row(yp, rstd ? data<float>(rstd) + b * L + l : nullptr, xp, shift32, scale1, C, row, eps, x_next, stream);
+      xp = x_next;
     }
   });
   return FX_STATUS_OK;
@@ -84,25 +84,26 @@ fx_status forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* mean, const 
 // wanted.
 template <class T>
 void backward_row(T* dx, float* dshift, float* dscale, const T* dy, const T* x, const float* scale1, int64_t C, float mean, float rstd,
-                  bool accumulate, const T* dy_next, const T* x_next) {
-  vf projection{};
-  float total = row_sum(C, [&](int64_t i, int64_t lanes) {
-    vf d = load_some(dy + i, lanes), normal = (load_some(x + i, lanes) - mean) * rstd;
+                  bool accumulate, const T* dy_next, const T* x_next, bool stream) {
+  constexpr int64_t kTwo = 2 * kLanes;
+  vf2 products{};
+  float total = row_sum(C, [&](int64_t i, auto lanes) {
+    prefetch(dy_next + i / 2, kTwo), prefetch(x_next + i / 2, kTwo);  // half of the next row now, half below: memory is never idle
+    auto d = load_some(dy + i, lanes), normal = (load_some(x + i, lanes) - mean) * rstd;
     if (dshift) {
       store_some(dshift + i, load_some(dshift + i, lanes) + d, lanes);
       store_some(dscale + i, load_some(dscale + i, lanes) + d * normal, lanes);
     }
-    vf g = d * load_some(scale1 + i, lanes);
-    projection += g * normal;
+    auto g = d * load_some(scale1 + i, lanes);
+    add_to(products, g * normal);
     return g;
   });
-  float a = total / float(C), b = sum(projection) / float(C);
-  for_lanes(C, [&](int64_t i, int64_t lanes) {
-    __builtin_prefetch(dy_next + i), __builtin_prefetch(x_next + i);
-    vf normal = (load_some(x + i, lanes) - mean) * rstd;
-    vf g = load_some(dy + i, lanes) * load_some(scale1 + i, lanes);
-    vf d = rstd * (g - a - normal * b);
-    store_some(dx + i, accumulate ? load_some(dx + i, lanes) + d : d, lanes);
+  float a = rstd * (total / float(C)), b = rstd * (sum(products.a + products.b) / float(C));
+  for_two(C, [&](int64_t i, auto lanes) {
+    prefetch(dy_next + (C + i) / 2, kTwo), prefetch(x_next + (C + i) / 2, kTwo);
+    auto normal = (load_some(x + i, lanes) - mean) * rstd;
+    auto d = load_some(dy + i, lanes) * load_some(scale1 + i, lanes) * rstd - a - normal * b;
+    write_some(dx + i, accumulate ? load_some(dx + i, lanes) + d : d, lanes, stream);
   });
 }
 
@@ -112,9 +113,9 @@ void sum_chunks(fx_ctx* ctx, const fx_tensor* out, const float* partial, int64_t
   int64_t C = out->shape[1], blocks = (C + kChannels - 1) / kChannels;
   parallel_for(ctx, out->shape[0] * blocks, [&](int64_t job) {
     int64_t b = job / blocks, start = job % blocks * kChannels, n = start + kChannels < C ? kChannels : C - start;
-    for_lanes(n, [&](int64_t i, int64_t lanes) {
-      vf total{};
-      for (int64_t j = 0; j < chunks; j++) total += load_some(partial + (b * chunks + j) * width + start + i, lanes);
+    for_two(n, [&](int64_t i, auto lanes) {
+      auto total = load_some(partial + b * chunks * width + start + i, lanes);
+      for (int64_t j = 1; j < chunks; j++) total = total + load_some(partial + (b * chunks + j) * width + start + i, lanes);
       store_some(data<T>(out) + b * out->strides[0] + start + i, total, lanes);
     });
   });
@@ -126,6 +127,7 @@ fx_status backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dshift, co
   int64_t B = x->shape[0], L = x->shape[1], C = x->shape[2];
   int64_t chunks = (L + kRows - 1) / kRows, width = round_up(C, kLanes);
   float* scratch = static_cast<float*>(workspace(ctx, (ctx->threads * width + (dshift ? B * chunks * 2 * C : 0)) * 4));
+  bool stream = !accumulate && streamed(dx);
   float* partial = dshift ? scratch + ctx->threads * width : nullptr;
   parallel_for(ctx, B * chunks, [&](int64_t job) {
     int64_t b = job / chunks, first = job % chunks * kRows, last = first + kRows < L ? first + kRows : L;
@@ -136,7 +138,8 @@ fx_status backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dshift, co
       const T* dyp = data<T>(dy) + b * dy->strides[0] + l * dy->strides[1];
       const T* xp = data<T>(x) + b * x->strides[0] + l * x->strides[1];
       backward_row(data<T>(dx) + b * dx->strides[0] + l * dx->strides[1], sums, sums ? sums + C : nullptr, dyp, xp, scale1, C,
-                   data<float>(mean)[b * L + l], data<float>(rstd)[b * L + l], accumulate, dyp + dy->strides[1], xp + x->strides[1]);
+                   data<float>(mean)[b * L + l], data<float>(rstd)[b * L + l], accumulate, dyp + dy->strides[1], xp + x->strides[1],
+                   stream);
     }
   });
   if (!dshift) return FX_STATUS_OK;

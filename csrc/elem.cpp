@@ -9,10 +9,11 @@ namespace {
 template <class T>
 fx_status add_typed(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* a, const fx_tensor* b) {
   Rows<3> rows({y, a, b});
+  bool stream = streamed(y);
   rows.run(ctx, [&](const Rows<3>::Piece& p) {
     T* yp = data<T>(y) + p.at[0];
     const T *ap = data<T>(a) + p.at[1], *bp = data<T>(b) + p.at[2];
-    for_lanes(p.n, [&](int64_t i, int64_t lanes) { store_some(yp + i, load_some(ap + i, lanes) + load_some(bp + i, lanes), lanes); });
+    for_two(p.n, [&](int64_t i, auto lanes) { write_some(yp + i, read_some(ap + i, lanes) + read_some(bp + i, lanes), lanes, stream); });
   });
   return FX_STATUS_OK;
 }
@@ -24,11 +25,12 @@ fx_status add(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* a, const fx_tens
 template <class Y, class X>
 fx_status scale(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* p) {
   Rows<2> rows({y, x}, true);
+  bool stream = streamed(y);
   rows.run(ctx, [&](const Rows<2>::Piece& piece) {
     float factor = data<float>(p)[piece.item];
     Y* yp = data<Y>(y) + piece.at[0];
     const X* xp = data<X>(x) + piece.at[1];
-    for_lanes(piece.n, [&](int64_t i, int64_t lanes) { store_some(yp + i, factor * load_some(xp + i, lanes), lanes); });
+    for_lanes(piece.n, [&](int64_t i, int64_t lanes) { write_some(yp + i, factor * read_some(xp + i, lanes), lanes, stream); });
   });
   return FX_STATUS_OK;
 }
@@ -36,13 +38,15 @@ fx_status scale(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_te
 template <class Y, class X, class W>
 fx_status combine(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x, const fx_tensor* w, const fx_tensor* p, const fx_tensor* q) {
   Rows<3> rows({y, x, w}, true);
+  bool stream = streamed(y);
   rows.run(ctx, [&](const Rows<3>::Piece& piece) {
     float a = data<float>(p)[piece.item], b = data<float>(q)[piece.item];
     Y* yp = data<Y>(y) + piece.at[0];
     const X* xp = data<X>(x) + piece.at[1];
     const W* wp = data<W>(w) + piece.at[2];
-    for_lanes(piece.n,
-              [&](int64_t i, int64_t lanes) { store_some(yp + i, a * load_some(xp + i, lanes) + b * load_some(wp + i, lanes), lanes); });
+    for_lanes(piece.n, [&](int64_t i, int64_t lanes) {
+      write_some(yp + i, a * read_some(xp + i, lanes) + b * read_some(wp + i, lanes), lanes, stream);
+    });
   });
   return FX_STATUS_OK;
 }

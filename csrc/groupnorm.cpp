@@ -132,15 +132,15 @@ fx_status forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* mean, const 
     merge_statistics(s, stats + (i / s.groups * s.chunks * s.groups + i % s.groups) * 2, args->eps, means + i, rstds + i);
   for (int64_t i = 0; i < s.B; i++)
     fill_channels<T>(s, channels_at(channels + i * 5 * C, C), means + i * s.groups, rstds + i * s.groups, w, b);
-  bool silu = args->silu != 0;
+  bool silu = args->silu != 0, stream = streamed(y);
   parallel_for(ctx, jobs, [&](int64_t job) {
     Channels p = channels_at(channels + job / s.chunks * 5 * C, C);
     for_pixels<T>(
         s, job / s.chunks, job % s.chunks,
         [&](T* out, const T* in) {
           for_lanes(C, [&](int64_t c, int64_t lanes) {
-            vf z = (load_some(in + c, lanes) - load_some(p.mean + c, lanes)) * load_some(p.scale + c, lanes) + load_some(p.bias + c, lanes);
-            store_some(out + c, silu ? z * sigmoid(z) : z, lanes);
+            vf z = (read_some(in + c, lanes) - load_some(p.mean + c, lanes)) * load_some(p.scale + c, lanes) + load_some(p.bias + c, lanes);
+            write_some(out + c, silu ? z * sigmoid(z) : z, lanes, stream);
           });
         },
         y, x);
@@ -165,8 +165,8 @@ void chunk_sums(const Shape& s, const Channels& p, const fx_tensor* dy, const fx
       s, b, chunk,
       [&](const T* grad, const T* in) {
         for_lanes(C, [&](int64_t c, int64_t lanes) {
-          vf xhat = (load_some(in + c, lanes) - load_some(p.mean + c, lanes)) * load_some(p.rstd + c, lanes);
-          vf g = output_gradient(load_some(grad + c, lanes), xhat, load_some(p.weight + c, lanes), load_some(p.bias + c, lanes), silu);
+          vf xhat = (read_some(in + c, lanes) - load_some(p.mean + c, lanes)) * load_some(p.rstd + c, lanes);
+          vf g = output_gradient(read_some(grad + c, lanes), xhat, load_some(p.weight + c, lanes), load_some(p.bias + c, lanes), silu);
           store_some(sums + c, load_some(sums + c, lanes) + g, lanes);
           store_some(sums + C + c, load_some(sums + C + c, lanes) + g * xhat, lanes);
         });
@@ -177,15 +177,15 @@ void chunk_sums(const Shape& s, const Channels& p, const fx_tensor* dy, const fx
 // dx of one chunk: rstd · (w g − a − xhat · c), with the group's means a of w g and c of w g xhat.
 template <class T>
 void chunk_gradient(const Shape& s, const Channels& p, const float* a, const float* c, const fx_tensor* dx, const fx_tensor* dy,
-                    const fx_tensor* x, int64_t b, int64_t chunk, bool silu) {
+                    const fx_tensor* x, int64_t b, int64_t chunk, bool silu, bool stream) {
   for_pixels<T>(
       s, b, chunk,
       [&](T* out, const T* grad, const T* in) {
         for_lanes(s.C, [&](int64_t i, int64_t lanes) {
           vf rstd = load_some(p.rstd + i, lanes), w = load_some(p.weight + i, lanes);
-          vf xhat = (load_some(in + i, lanes) - load_some(p.mean + i, lanes)) * rstd;
+          vf xhat = (read_some(in + i, lanes) - load_some(p.mean + i, lanes)) * rstd;
           vf g = output_gradient(load_some(grad + i, lanes), xhat, w, load_some(p.bias + i, lanes), silu);
-          store_some(out + i, rstd * (w * g - load_some(a + i, lanes) - xhat * load_some(c + i, lanes)), lanes);
+          write_some(out + i, rstd * (w * g - load_some(a + i, lanes) - xhat * load_some(c + i, lanes)), lanes, stream);
         });
       },
       dx, dy, x);
@@ -205,7 +205,7 @@ fx_status backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dw, const 
                    const fx_tensor* mean, const fx_tensor* rstd, const fx_tensor* w, const fx_tensor* b, const fx_groupnorm_args* args) {
   Shape s(x, args);
   int64_t C = s.C, jobs = s.B * s.chunks;
-  bool silu = args->silu != 0;
+  bool silu = args->silu != 0, stream = streamed(dx);
   float* sums = static_cast<float*>(workspace(ctx, (jobs * 2 + s.B * 9) * C * 4));
   float *totals = sums + jobs * 2 * C, *coefficients = totals + s.B * 2 * C, *channels = coefficients + s.B * 2 * C;
   for (int64_t i = 0; i < s.B; i++)
@@ -227,7 +227,7 @@ fx_status backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dw, const 
   parallel_for(ctx, jobs, [&](int64_t job) {
     int64_t i = job / s.chunks;
     const float* k = coefficients + i * 2 * C;
-    chunk_gradient<T>(s, channels_at(channels + i * 5 * C, C), k, k + C, dx, dy, x, i, job % s.chunks, silu);
+    chunk_gradient<T>(s, channels_at(channels + i * 5 * C, C), k, k + C, dx, dy, x, i, job % s.chunks, silu, stream);
   });
   return FX_STATUS_OK;
 }

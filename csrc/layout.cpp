@@ -20,16 +20,20 @@ FX_INLINE vf load(const f16* p) {
 }
 
 // Round to nearest even. Subnormals: adding 1/2 aligns the significand with 2^-24 and rounds it.
-FX_INLINE void store(f16* p, vf v) {
+FX_INLINE vh round_f16(vf v) {
   vu sign = ((vu)v >> 16) & 0x8000, u = (vu)v & 0x7fffffff;
   vu normal = (u - 0x38000000 + 0xfff + ((u >> 13) & 1)) >> 13;
   vu small = (vu)((vf)u + 0.5f) - 0x3f000000;
   vu half = (vu)select((vi)(u < 0x38800000), (vf)small, (vf)normal);
   half = (vu)select((vi)(u >= 0x477ff000), (vf)(vu{} + 0x7c00), (vf)half);
   half = (vu)select((vi)(u > 0x7f800000), (vf)(vu{} + 0x7e00), (vf)half);
-  vh h = __builtin_convertvector(half | sign, vh);
+  return __builtin_convertvector(half | sign, vh);
+}
+FX_INLINE void store(f16* p, vf v) {
+  vh h = round_f16(v);
   memcpy(p, &h, sizeof h);
 }
+FX_INLINE void stream(f16* p, vf v) { stream_bits(p, round_f16(v)); }
 
 namespace {
 
@@ -72,10 +76,28 @@ constexpr bool kSame = false;
 template <class T>
 constexpr bool kSame<T, T> = true;
 
+// n elements of the same bits, around the caches: y on a cache line.
+template <class T>
+void copy_bits(T* y, const T* x, int64_t n) {
+  constexpr int64_t kStep = sizeof(vu) / sizeof(T);
+  int64_t i = 0;
+  for (; i + kStep <= n; i += kStep) {
+    prefetch(x + i + kFetchAhead / sizeof(T), kStep);
+    vu bits;
+    memcpy(&bits, x + i, sizeof bits);
+    stream_bits(y + i, bits);
+  }
+  memcpy(y + i, x + i, size_t(n - i) * sizeof(T));
+}
+
 template <class Y, class X>
-void copy_row(Y* y, const X* x, int64_t n) {
-  if constexpr (kSame<Y, X>) memcpy(y, x, size_t(n) * sizeof(X));
-  else for_lanes(n, [&](int64_t i, int64_t lanes) { store_some(y + i, load_some(x + i, lanes), lanes); });
+void copy_row(Y* y, const X* x, int64_t n, bool stream) {
+  if constexpr (kSame<Y, X>) {
+    if (stream) copy_bits(y, x, n);
+    else memcpy(y, x, size_t(n) * sizeof(X));
+  } else {
+    for_lanes(n, [&](int64_t i, int64_t lanes) { write_some(y + i, read_some(x + i, lanes), lanes, stream); });
+  }
 }
 
 // y[i·ys] = x[i·xs]; what must be converted goes through one vector at a time.
@@ -140,10 +162,10 @@ int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // A tile [down, across] of a copy: rows where both sides are dense, else a transposition, whose inner loop runs along the longer side.
 template <class Y, class X>
-void copy_tile(Y* y, const X* x, const Dims& dims, int64_t down, int64_t across) {
+void copy_tile(Y* y, const X* x, const Dims& dims, int64_t down, int64_t across, bool stream) {
   int i = dims.rank - 1, j = i - 1;
   if (dims.ys[i] == 1 && dims.xs[i] == 1) {
-    for (int64_t k = 0; k < down; k++) copy_row(y + k * dims.ys[j], x + k * dims.xs[j], across);
+    for (int64_t k = 0; k < down; k++) copy_row(y + k * dims.ys[j], x + k * dims.xs[j], across, stream);
   } else if (across >= down) {
     for (int64_t k = 0; k < down; k++) copy_strided(y + k * dims.ys[j], x + k * dims.xs[j], across, dims.ys[i], dims.xs[i]);
   } else {
@@ -155,7 +177,7 @@ template <class Y, class X>
 fx_status copy(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x) {
   Dims dims(y, x);
   int i = dims.rank - 1, j = i - 1;
-  bool row = dims.ys[i] == 1 && dims.xs[i] == 1;
+  bool row = dims.ys[i] == 1 && dims.xs[i] == 1, stream = row && streamed(y);
   // Tiles of at most kJob elements of whole rows, or of 32 x 32 elements to transpose, longer the other way where one side is short.
   int64_t area = row ? kJob : 32 * 32, wide = least(dims.n[i], row ? kJob : 32), high = least(dims.n[j], area / wide);
   int64_t across = (dims.n[i] + wide - 1) / wide, down = (dims.n[j] + high - 1) / high, jobs = across * down;
@@ -168,7 +190,7 @@ fx_status copy(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* x) {
       xa += rest % dims.n[d] * dims.xs[d];
       rest /= dims.n[d];
     }
-    copy_tile(data<Y>(y) + ya, data<X>(x) + xa, dims, least(high, dims.n[j] - j0), least(wide, dims.n[i] - i0));
+    copy_tile(data<Y>(y) + ya, data<X>(x) + xa, dims, least(high, dims.n[j] - j0), least(wide, dims.n[i] - i0), stream);
   });
   return FX_STATUS_OK;
 }
@@ -189,8 +211,9 @@ fx_status fill(fx_ctx* ctx, const fx_tensor* y, float value) {
   return dispatch(y->dtype, [&](auto t) {
     using T = decltype(t);
     Rows<1> rows({y});
+    bool stream = streamed(y);
     rows.run(ctx, [&](const Rows<1>::Piece& p) {
-      for_lanes(p.n, [&](int64_t i, int64_t lanes) { store_some(data<T>(y) + p.at[0] + i, splat(value), lanes); });
+      for_lanes(p.n, [&](int64_t i, int64_t lanes) { write_some(data<T>(y) + p.at[0] + i, splat(value), lanes, stream); });
     });
     return FX_STATUS_OK;
   });
@@ -203,6 +226,7 @@ fx_status sum_items(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dy, bool 
   item.rank = dx->rank;
   for (int d = 0; d < item.rank; d++) item.shape[d] = dy->shape[d + 1], item.strides[d] = dy->strides[d + 1];
   Rows<2> rows({dx, &item});
+  bool stream = !accumulate && streamed(dx);
   rows.run(ctx, [&](const Rows<2>::Piece& p) {
     X* dxp = data<X>(dx) + p.at[0];
     const Y* dyp = data<Y>(dy) + p.at[1];
@@ -210,7 +234,7 @@ fx_status sum_items(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dy, bool 
       vf total{};
       for (int64_t b = 0; b < B; b++) total += load_some(dyp + b * dy->strides[0] + i, lanes);
       if (accumulate) total += load_some(dxp + i, lanes);
-      store_some(dxp + i, total, lanes);
+      write_some(dxp + i, total, lanes, stream);
     });
   });
   return FX_STATUS_OK;

@@ -36,13 +36,14 @@ fx_status flow_backward(fx_ctx* ctx, const fx_tensor* dv, const fx_tensor* dloss
                         const fx_tensor* z1) {
   float factor = float(2.0 * double(*data<float>(dloss)) / double(elements(v)));
   Rows<4> rows({dv, v, z0, z1});
+  bool stream = streamed(dv);
   rows.run(ctx, [&](const Rows<4>::Piece& p) {
     T* dvp = data<T>(dv) + p.at[0];
     const T* vp = data<T>(v) + p.at[1];
     const float *z0p = data<float>(z0) + p.at[2], *z1p = data<float>(z1) + p.at[3];
     for_lanes(p.n, [&](int64_t i, int64_t lanes) {
       vf e = load_some(vp + i, lanes) - (load_some(z1p + i, lanes) - load_some(z0p + i, lanes));
-      store_some(dvp + i, factor * e, lanes);
+      write_some(dvp + i, factor * e, lanes, stream);
     });
   });
   return FX_STATUS_OK;
@@ -85,13 +86,14 @@ fx_status pixel_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dlos
                          const fx_tensor* weight) {
   double factor = double(*data<float>(dloss)) / double(elements(x));
   Rows<3> rows({dx, x, target}, true);
+  bool stream = streamed(dx);
   rows.run(ctx, [&](const Rows<3>::Piece& p) {
     float share = float(weight ? factor * double(data<float>(weight)[p.item]) : factor);
     T* dxp = data<T>(dx) + p.at[0];
     const T* xp = data<T>(x) + p.at[1];
     const float* tp = data<float>(target) + p.at[2];
     for_lanes(p.n, [&](int64_t i, int64_t lanes) {
-      store_some(dxp + i, share * D::slope(load_some(xp + i, lanes) - load_some(tp + i, lanes)), lanes);
+      write_some(dxp + i, share * D::slope(load_some(xp + i, lanes) - load_some(tp + i, lanes)), lanes, stream);
     });
   });
   return FX_STATUS_OK;

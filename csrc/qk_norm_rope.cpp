@@ -34,18 +34,24 @@ fx_status forward(fx_ctx* ctx, const fx_tensor* y, const fx_tensor* rstd, const 
                   float eps) {
   int64_t B = x->shape[0], L = x->shape[1], H = x->shape[2], D = x->shape[3];
   const float* w = widen_weight<T>(static_cast<float*>(workspace(ctx, D * 4)), weight, D);
+  bool stream = streamed(y);
   parallel_for(ctx, (B * L + kTokens - 1) / kTokens, [&](int64_t chunk) {
     int64_t last = chunk * kTokens + kTokens < B * L ? chunk * kTokens + kTokens : B * L;
     for (int64_t token = chunk * kTokens; token < last; token++) {
       int64_t b = token / L, l = token % L;
       const T* from = data<T>(x) + b * x->strides[0] + l * x->strides[1];
       T* to = data<T>(y) + b * y->strides[0] + l * y->strides[1];
-      for (int64_t h = 0; h < H; h++) {
-        const T* row = from + h * x->strides[2];
-        float r = w ? rms_reciprocal(row, D, eps) : 1;
-        if (w && rstd) data<float>(rstd)[token * H + h] = r;
-        norm_rope_row(to + h * y->strides[2], row, w, pe ? data<float>(pe) + l * D : nullptr, r, D);
-      }
+      auto heads = [&](int64_t size) FX_LAMBDA {
+        for (int64_t h = 0; h < H; h++) {
+          const T* row = from + h * x->strides[2];
+          float r = w ? rms_reciprocal(row, size, eps) : 1;
+          if (w && rstd) data<float>(rstd)[token * H + h] = r;
+          norm_rope_row(to + h * y->strides[2], row, w, pe ? data<float>(pe) + l * D : nullptr, r, size, stream);
+        }
+      };
+      if (D == 128) heads(128);  // the usual sizes, whose loops are unrolled
+      else if (D == 64) heads(64);
+      else heads(D);
     }
   });
   return FX_STATUS_OK;

@@ -20,16 +20,20 @@ fx_status squeeze_forward(fx_ctx* ctx, const fx_tensor* m, const fx_tensor* x) {
     int64_t b = job / chunks, first = job % chunks * kRows, last = first + kRows < L ? first + kRows : L;
     float* sums = partial + job * C;
     memset(sums, 0, size_t(C) * 4);
-    for (int64_t l = first; l < last; l += 4) {  // four rows a pass: the sums are read and written once for all
-      const T* row[4];
-      for (int k = 0; k < 4; k++) row[k] = data<T>(x) + b * x->strides[0] + (l + k < last ? l + k : l) * x->strides[1];
-      float used[4];
-      for (int k = 0; k < 4; k++) used[k] = l + k < last ? 1 : 0;
+    int64_t l = first;
+    for (; l + 4 <= last; l += 4) {  // four rows a pass: the sums are read and written once for all
+      const T *r0 = data<T>(x) + b * x->strides[0] + l * x->strides[1], *r1 = r0 + x->strides[1], *r2 = r1 + x->strides[1];
+      const T* r3 = r2 + x->strides[1];
       for_lanes(C, [&](int64_t i, int64_t lanes) {
-        vf total = load_some(row[0] + i, lanes);
-        for (int k = 1; k < 4; k++) total += used[k] * load_some(row[k] + i, lanes);
-        store_some(sums + i, load_some(sums + i, lanes) + total, lanes);
+        const int64_t next = 4 * x->strides[1];
+        prefetch(r0 + next + i, lanes), prefetch(r1 + next + i, lanes), prefetch(r2 + next + i, lanes), prefetch(r3 + next + i, lanes);
+        vf low = load_some(r0 + i, lanes) + load_some(r1 + i, lanes), high = load_some(r2 + i, lanes) + load_some(r3 + i, lanes);
+        store_some(sums + i, load_some(sums + i, lanes) + (low + high), lanes);
       });
+    }
+    for (; l < last; l++) {
+      const T* row = data<T>(x) + b * x->strides[0] + l * x->strides[1];
+      for_lanes(C, [&](int64_t i, int64_t lanes) { store_some(sums + i, load_some(sums + i, lanes) + load_some(row + i, lanes), lanes); });
     }
   });
   parallel_for(ctx, B * blocks, [&](int64_t job) {
@@ -50,9 +54,11 @@ fx_status squeeze_backward(fx_ctx* ctx, const fx_tensor* dx, const fx_tensor* dm
   T* rows = static_cast<T*>(workspace(ctx, B * C * int64_t(sizeof(T))));
   const float* d = data<float>(dm);
   for_lanes(B * C, [&](int64_t i, int64_t lanes) { store_some(rows + i, load_some(d + i, lanes) / float(L), lanes); });
+  bool stream = streamed(dx);
   parallel_for(ctx, B * L, [&](int64_t row) {
     int64_t b = row / L, l = row % L;
-    memcpy(data<T>(dx) + b * dx->strides[0] + l * dx->strides[1], rows + b * C, size_t(C) * sizeof(T));
+    T *out = data<T>(dx) + b * dx->strides[0] + l * dx->strides[1], *from = rows + b * C;
+    for_two(C, [&](int64_t i, auto lanes) { write_some(out + i, load_some(from + i, lanes), lanes, stream); });
   });
   return FX_STATUS_OK;
 }

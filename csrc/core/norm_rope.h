@@ -28,19 +28,22 @@ template <class T>
 FX_INLINE float rms_reciprocal(const T* x, int64_t D, float eps) {
   vf squares{};
   int64_t i = 0;  // not for_lanes: GCC would keep the sums in memory
-  for (; i + kLanes <= D; i += kLanes) squares += load(x + i) * load(x + i);
+  for (; i + kLanes <= D; i += kLanes) {
+    vf v = read_some(x + i, kLanes);
+    squares += v * v;
+  }
   if (i < D) squares += load_n(x + i, D - i) * load_n(x + i, D - i);
   return 1 / sqrtf(sum(squares) / float(D) + eps);
 }
 
-// y = rope(x · r · weight); without a norm r is any factor.
+// y = rope(x · r · weight); without a norm r is any factor. stream: around the caches.
 template <class Y, class T>
-FX_INLINE void norm_rope_row(Y* y, const T* x, const float* weight, const float* pe, float r, int64_t D) {
+FX_INLINE void norm_rope_row(Y* y, const T* x, const float* weight, const float* pe, float r, int64_t D, bool stream = false) {
   for_lanes(D, [&](int64_t i, int64_t lanes) {
     vf v = load_some(x + i, lanes) * r;
     if (weight) v *= load_some(weight + i, lanes);
     if (pe) v = turn(v, load_some(pe + i, lanes), false);
-    store_some(y + i, v, lanes);
+    write_some(y + i, v, lanes, stream);
   });
 }
 

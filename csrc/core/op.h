@@ -21,4 +21,16 @@ inline T* data(const fx_tensor* t) {
 
 inline int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
+// Whether an op writes y around the caches: y is too large to be found there by the op that reads it, and a plain store would first fetch
+// from memory what it overwrites. Reading y back costs more then, so smaller outputs stay (docs/bench.md).
+constexpr int64_t kStreamBytes = 8 << 20;
+inline bool streamed(const fx_tensor* y) {
+  int64_t size = y->dtype == FX_DTYPE_F32 ? 4 : 2, bytes = size;
+  for (int d = 0; d < y->rank; d++) {
+    bytes *= y->shape[d];
+    if (y->shape[d] > 1 && (d == y->rank - 1 ? y->strides[d] != 1 : y->strides[d] * size % 64 != 0)) return false;
+  }
+  return bytes >= kStreamBytes && reinterpret_cast<uintptr_t>(y->data) % 64 == 0;
+}
+
 }  // namespace fx::FX_TIER

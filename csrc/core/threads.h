@@ -1,5 +1,6 @@
 // threads.h: the one thread pool is libgomp's, which oneDNN runs on too.
 #pragma once
+#include <immintrin.h>
 #include <omp.h>
 
 #include "backend.h"
@@ -11,8 +12,12 @@ namespace fx::FX_TIER {
 // anew and round otherwise where the compiler fuses other multiplications with additions.
 template <class F>
 inline void parallel_for(fx_ctx* ctx, int64_t n, const F& f) {
-#pragma omp parallel for num_threads(ctx->threads) schedule(static) if (n > 1 && ctx->threads > 1)
-  for (int64_t i = 0; i < n; i++) f(i);
+#pragma omp parallel num_threads(ctx->threads) if (n > 1 && ctx->threads > 1)
+  {
+#pragma omp for schedule(static) nowait
+    for (int64_t i = 0; i < n; i++) f(i);
+    _mm_sfence();  // stores around the caches (vec.h) come before what follows
+  }
 }
 
 // The same for iterations of unequal cost: taken one at a time.
