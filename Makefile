@@ -122,11 +122,12 @@ bench: build ## every op and block at the shapes of FLUX.1, its autoencoder and 
 	@bin/kbench --json build/bench.jsonl $(BENCH_FLAGS)
 	@bin/kbench --from build/bench.jsonl --md docs/bench.md --plot docs/bench-roofline.svg
 
-bench-peers: build ## the same shapes in turn with PyTorch and diffusers (Python, a few GB), once more with both held to AVX2: docs/bench.md
+PEERS_AVX2 ?= ^attention forward, L 1536|^linear 1536×3072→3072|^double block forward, 256
+bench-peers: build ## the same shapes in turn with PyTorch and diffusers (Python, a few GB), then rows PEERS_AVX2 with both held to AVX2: docs/bench.md
 	@test -x build/bench-peers/bin/python || python3 -m venv build/bench-peers
 	@build/bench-peers/bin/python -m pip install -q -r tools/bench/requirements.txt
-	@build/bench-peers/bin/python tools/bench/peers.py $(PEERS_FLAGS)
-	@build/bench-peers/bin/python tools/bench/peers.py --isa avx2 --rows "attention forward, L 1536|linear|double block forward, " --md docs/bench.md $(PEERS_FLAGS)
+	@build/bench-peers/bin/python tools/bench/peers.py --md docs/bench.md $(PEERS_FLAGS)
+	@test -z "$(PEERS_AVX2)" || build/bench-peers/bin/python tools/bench/peers.py --isa avx2 --md docs/bench.md $(PEERS_FLAGS) --rows "$(PEERS_AVX2)"
 
 fuzz: core ## fuzz every parser of bytes for FUZZTIME (30s) each
 	@grep -rl --include='*_test.go' '^func Fuzz' . | while read -r file; do \

@@ -38,7 +38,7 @@ func blockBenchmarks() []benchmark {
 					s := blockSpec{kind: kind, mode: mode, dtype: dtype, heads: blockHeads, text: textTokens, image: tokens}
 					list = append(list, benchmark{
 						Preset: "flux", Op: kind + "_" + mode, Shape: fmt.Sprintf("%d+%dx%d", tokens, textTokens, blockHeads*blockHeadDim),
-						DType: dtype.String(), open: s.open,
+						DType: dtype.String(), open: s.open, work: s.work(),
 					})
 				}
 			}
@@ -55,6 +55,13 @@ type blockSpec struct {
 }
 
 func (s blockSpec) width() int { return s.heads * blockHeadDim }
+
+// work: 12 width² multiply-adds a token in the matrices, and the attention; a way back costs as much for the inputs and again for the weights.
+func (s blockSpec) work() float64 {
+	tokens, width := float64(s.text+s.image), float64(s.width())
+	passes := map[string]float64{forward: 1, inputGrads: 2.2, weightGrads: 3.2}[s.mode]
+	return passes * (24*width*width*tokens + 4*width*tokens*tokens)
+}
 
 func (s blockSpec) config() weights.FluxConfig {
 	c := weights.FluxConfig{

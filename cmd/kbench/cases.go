@@ -18,6 +18,8 @@ type benchmark struct {
 	FLOPs  int64  `json:"flops"`
 	Bytes  int64  `json:"bytes"` // each input read once, each output written once; 0: not counted
 
+	work float64 // of a block, whose FLOPs are counted when it runs: about as many, for the estimate of how long a run takes
+
 	// open puts the case on a device. Called inside Do, as are the methods of what it returns.
 	open func(d *bindings.Device) (subject, error)
 }

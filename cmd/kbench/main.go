@@ -208,22 +208,17 @@ func (o *options) measure(ctx context.Context, out io.Writer, list []benchmark) 
 		return nil, err
 	}
 	defer d.Close()
-	var b *bench
+	b := &bench{device: d, seconds: o.seconds, warmOnly: !o.cold}
 	var h *header
+	defer d.Do(func() error { b.free(); return nil })
 	err = d.Do(func() error {
 		if h, err = newHeader(d); err != nil {
-			return err
-		}
-		if b, err = newBench(d, o.seconds, !o.cold); err != nil {
 			return err
 		}
 		b.card = monitor.Card(h.Device, func(text string) { fmt.Fprintln(os.Stderr, "kbench:", text) })
 		h.Peaks, err = b.probe(10)
 		return err
 	})
-	if b != nil {
-		defer d.Do(func() error { b.free(); return nil })
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -243,7 +238,9 @@ func (o *options) measure(ctx context.Context, out io.Writer, list []benchmark) 
 	fmt.Fprintln(out, strings.Join(columns, " | "))
 	var results []result
 	var wrong error
+	left := newEstimate(list, func(c *benchmark) float64 { return b.expected(c, h.Peaks) })
 	for i := range list {
+		left.say(os.Stderr, i)
 		if ctx.Err() != nil {
 			return results, errors.Join(ctx.Err(), wrong)
 		}
@@ -283,6 +280,43 @@ func (o *options) measure(ctx context.Context, out io.Writer, list []benchmark) 
 		}
 	}
 	return results, wrong
+}
+
+// estimate says how long the rest of a run takes.
+type estimate struct {
+	start, said time.Time
+	expected    []float64
+}
+
+func newEstimate(list []benchmark, expected func(*benchmark) float64) *estimate {
+	e := &estimate{start: time.Now()}
+	for i := range list {
+		e.expected = append(e.expected, expected(&list[i]))
+	}
+	return e
+}
+
+// left is the time that the rows from the n-th on take: as expected, corrected by how long those before took.
+func (e *estimate) left(n int, elapsed time.Duration) time.Duration {
+	done, rest := 10.0, 0.0 // so much weight has the guess
+	for i, x := range e.expected {
+		if i < n {
+			done += x
+		} else {
+			rest += x
+		}
+	}
+	return time.Duration(rest * (elapsed.Seconds() + 10) / done * float64(time.Second))
+}
+
+// say prints it at the start of a longer run, and again twice a minute.
+func (e *estimate) say(out io.Writer, n int) {
+	now := time.Now()
+	if len(e.expected) < 5 || now.Sub(e.said) < 30*time.Second {
+		return
+	}
+	e.said = now
+	fmt.Fprintf(out, "%d of %d rows, about %v left\n", n, len(e.expected), e.left(n, now.Sub(e.start)).Round(time.Second))
 }
 
 // report writes what else was asked for.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestStatistics(t *testing.T) {
@@ -148,6 +149,24 @@ func TestMergePeaks(t *testing.T) {
 	}
 }
 
+// TestEstimate: what is left is as guessed at first, then corrected by how long the rows before took.
+func TestEstimate(t *testing.T) {
+	b := &bench{seconds: 0.5}
+	list := []benchmark{{work: 1e12, DType: "f32"}, {work: 3e12, DType: "f32"}, {FLOPs: 1e9, Bytes: 1e9, DType: "f32"}}
+	e := newEstimate(list, func(c *benchmark) float64 { return b.expected(c, peaks{F32: 100, Triad: 10}) })
+	if !(e.expected[1] > 2*e.expected[0] && e.expected[0] > e.expected[2]) {
+		t.Errorf("expected seconds %v", e.expected)
+	}
+	total := e.expected[0] + e.expected[1] + e.expected[2]
+	if left := e.left(0, 0).Seconds(); math.Abs(left-total) > 1e-6 {
+		t.Errorf("at the start %v s are left, want %v", left, total)
+	}
+	twice := time.Duration((2*(e.expected[0]+10) - 10) * float64(time.Second))
+	if left, want := e.left(1, twice).Seconds(), 2*(total-e.expected[0]); math.Abs(left-want) > 1e-3 {
+		t.Errorf("%v s are left where the first row took twice as long, want %v", left, want)
+	}
+}
+
 // TestServe: the dialogue that tools/bench/peers.py holds.
 func TestServe(t *testing.T) {
 	var out bytes.Buffer
@@ -155,13 +174,15 @@ func TestServe(t *testing.T) {
 {"do":"open","op":"axpby_forward","shape":"none","dtype":"f32"}
 {"do":"open","op":"axpby_forward","shape":"16x32x32x12_16_x-f32-w-f32","dtype":"f32"}
 {"do":"sample","cold":true}
+{"do":"memory"}
+{"do":"expect","op":"axpby_forward","shape":"16x32x32x12_16_x-f32-w-f32","dtype":"f32"}
 {"do":"close"}
 `
 	if err := run(context.Background(), []string{"--serve", "--threads", "1"}, strings.NewReader(in), &out); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	for i, want := range []string{"no row 0 is open", "no row axpby_forward none", `"gate"`, `"seconds"`, `{"id":0}`} {
+	for i, want := range []string{"no row 0 is open", "no row axpby_forward none", `"gate"`, `"seconds"`, `"peak"`, `"expect"`, `{"id":0}`} {
 		if i >= len(lines) || !strings.Contains(lines[i], want) {
 			t.Fatalf("answer %d: want %s in\n%s", i, want, out.String())
 		}

@@ -20,7 +20,9 @@ const protocol = 1
 const (
 	warmUpShare  = 0.5                    // of a case's time, at most, spent until it is steady
 	steady       = 0.03                   // two medians of three calls in a row that are as near are steady
-	minSamples   = 5                      // of a measurement, however long
+	minSamples   = 5                      // of a measurement, however long a call
+	fewSamples   = 3                      // where a call takes longer than
+	longCall     = 2                      // seconds
 	maxSamples   = 200                    //
 	shortest     = 200 * time.Microsecond // a warm sample repeats its call until it lasts as long
 	clockProbe   = 8 * time.Millisecond   // of f32 multiply-adds before and after each case
@@ -78,37 +80,38 @@ type bench struct {
 	card     *monitor.Monitor // nil: no card, or one that cannot be read
 	seconds  float64          // per case and state of the cache
 	warmOnly bool
-	evictor  *bindings.Buffer
+	evictor  *bindings.Buffer // of twice the last level of cache, made when first needed
 	sum      *bindings.Buffer
 }
 
-// newBench prepares the eviction of caches, unless only warm times are wanted: a buffer of twice the last level. Inside Do, as the other methods.
-func newBench(d *bindings.Device, seconds float64, warmOnly bool) (*bench, error) {
-	b := &bench{device: d, seconds: seconds, warmOnly: warmOnly}
-	if warmOnly {
-		return b, nil
+// free is, as the other methods, called inside Do.
+func (b *bench) free() {
+	if b.evictor != nil {
+		b.evictor.Free()
 	}
-	var err error
-	if b.evictor, err = d.NewBuffer(2 * lastLevelCache()); err != nil {
-		return nil, err
+	if b.sum != nil {
+		b.sum.Free()
 	}
-	if b.sum, err = d.NewBuffer(64); err != nil {
-		return nil, err
-	}
-	whole := bindings.NewTensor(b.evictor.Data(), bindings.F32, int(b.evictor.Bytes()/4))
-	return b, d.Fill(&whole, 1)
 }
 
-func (b *bench) free() {
-	if b.warmOnly {
-		return
+func (b *bench) prepareEviction() (err error) {
+	if b.sum, err = b.device.NewBuffer(64); err != nil {
+		return err
 	}
-	b.evictor.Free()
-	b.sum.Free()
+	if b.evictor, err = b.device.NewBuffer(2 * lastLevelCache()); err != nil {
+		return err
+	}
+	whole := bindings.NewTensor(b.evictor.Data(), bindings.F32, int(b.evictor.Bytes()/4))
+	return b.device.Fill(&whole, 1)
 }
 
 // evict reads a buffer that no cache holds, with all threads.
 func (b *bench) evict() error {
+	if b.evictor == nil {
+		if err := b.prepareEviction(); err != nil {
+			return err
+		}
+	}
 	out := bindings.NewTensor(b.sum.Data(), bindings.F32, 1)
 	if err := b.device.GradSumSquares(&out, []bindings.AdamWParam{{Grad: b.evictor.Data(), N: b.evictor.Bytes() / 4}}); err != nil {
 		return err
@@ -185,7 +188,7 @@ func (b *bench) warmUp(s subject) (calls int, isSteady bool, err error) {
 				return calls, true, nil
 			}
 		}
-		if len(last) >= 2 && time.Now().After(end) {
+		if (len(last) >= 2 || t > longCall) && time.Now().After(end) {
 			return calls, false, nil
 		}
 	}
@@ -199,7 +202,8 @@ func (b *bench) sample(s subject, cold bool, calls int) (*timing, error) {
 		calls = 1
 	}
 	end := time.Now().Add(time.Duration(b.seconds * float64(time.Second)))
-	for len(samples) < minSamples || len(samples) < maxSamples && time.Now().Before(end) {
+	for len(samples) < minSamples && !(len(samples) >= fewSamples && median(samples) > longCall) ||
+		len(samples) < maxSamples && time.Now().Before(end) {
 		if cold {
 			if err := b.evict(); err != nil {
 				return nil, err
@@ -235,6 +239,17 @@ type gateError struct{ err error }
 
 func (e gateError) Error() string { return "wrong result: " + e.err.Error() }
 func (e gateError) Unwrap() error { return e.err }
+
+// expected guesses the seconds that a row takes, at half of the peaks. Only ratios of it are used, to say how long the rest takes.
+func (b *bench) expected(c *benchmark, p peaks) float64 {
+	call := max(max(float64(c.FLOPs), c.work)/max(p.compute(c.DType), 1), float64(c.Bytes)/max(p.Triad, 1)) * 2 / 1e9
+	calls := func(seconds, least float64) float64 { return max(seconds, least*call) }
+	total := 1 + calls(warmUpShare*b.seconds, 3) + calls(b.seconds, fewSamples)
+	if c.Bytes > 0 {
+		total += calls(b.seconds, fewSamples)
+	}
+	return total
+}
 
 // measure opens, checks and times one case.
 func (b *bench) measure(c *benchmark) (*row, error) {

@@ -18,7 +18,7 @@ func decodeBenchmarks() []benchmark {
 	var list []benchmark
 	for _, dtype := range []bindings.DType{bindings.BF16, bindings.F32} {
 		list = append(list, benchmark{
-			Preset: "vae", Op: "vae_decode", Shape: "512x512x3", DType: dtype.String(),
+			Preset: "vae", Op: "vae_decode", Shape: "512x512x3", DType: dtype.String(), work: 2.5e12,
 			open: func(d *bindings.Device) (subject, error) { return newDecoder(d, dtype, fluxVAE(128, 32, 2), 64) },
 		})
 	}
@@ -122,7 +122,7 @@ func nanoBenchmarks() []benchmark {
 	for _, dtype := range []bindings.DType{bindings.F32, bindings.BF16} {
 		c := nanoConfig(dtype)
 		list = append(list, benchmark{
-			Preset: "nano", Op: "training_step", Shape: fmt.Sprintf("%dx%dx%dx3", c.Batch, c.Size, c.Size), DType: dtype.String(),
+			Preset: "nano", Op: "training_step", Shape: fmt.Sprintf("%dx%dx%dx3", c.Batch, c.Size, c.Size), DType: dtype.String(), work: 5e10,
 			open: func(d *bindings.Device) (subject, error) { return newTraining(d, c) },
 		})
 	}

@@ -57,6 +57,9 @@ func (r *result) key() string {
 	return fmt.Sprint(r.benchmark.String(), " ", r.run.Device, " ", r.run.Threads, " ", r.run.ISA)
 }
 
+// fullness is the row's clock as a part of its run's peak.
+func (r *result) fullness() float64 { return r.Clock / r.run.Peaks.F32 }
+
 // newHeader describes the open device, without the peaks.
 func newHeader(d *bindings.Device) (*header, error) {
 	info, err := d.Info()
@@ -188,7 +191,7 @@ func openJournal(path string) (*journal, error) {
 func (j *journal) missing(list []benchmark, h *header) []benchmark {
 	have := map[string]bool{}
 	for _, r := range j.old {
-		if h.differs(r.run) == "" && r.Clock >= fullClock*r.run.Peaks.F32 {
+		if h.differs(r.run) == "" && r.fullness() >= fullClock {
 			have[r.benchmark.String()] = true
 		}
 	}
@@ -230,12 +233,12 @@ func compare(out io.Writer, now, old []result, force bool) error {
 			}
 			cells = append(cells, duration(pair[1].Median), duration(pair[0].Median), ratio(pair[0], pair[1]))
 		}
-		rows = append(rows, cells)
+		rows = append(rows, append(cells, clock(min(r.fullness(), o.fullness()))))
 	}
 	if len(rows) == 0 {
 		return errRefused{fmt.Errorf("not comparable: no case is in both")}
 	}
-	table(out, []string{"op", "shape", "dtype", "cold, was", "is", "speed", "warm, was", "is", "speed"}, rows)
+	table(out, []string{"op", "shape", "dtype", "cold, was", "is", "speed", "warm, was", "is", "speed", "clock"}, rows)
 	return nil
 }
 

@@ -68,13 +68,9 @@ func (r *result) cells() []string {
 	if !t.Steady {
 		steady = " !"
 	}
-	clock := "-"
-	if r.run.Peaks.F32 > 0 {
-		clock = fmt.Sprintf("%.2f", r.Clock/r.run.Peaks.F32)
-	}
 	return []string{
 		r.Op, r.Shape, r.DType, cold, fmt.Sprintf("%.1f %%%s", 100*t.MAD/t.Median, steady), duration(r.Warm.Median),
-		fmt.Sprintf("%.0f", float64(r.FLOPs)/1e9/t.Median), bandwidth, share, clock, fmt.Sprintf("%.2f", r.Gate),
+		fmt.Sprintf("%.0f", float64(r.FLOPs)/1e9/t.Median), bandwidth, share, clock(r.fullness()), fmt.Sprintf("%.2f", r.Gate),
 	}
 }
 
@@ -95,12 +91,20 @@ func (h *header) describe() string {
 		number(h.Peaks.F32), number(h.Peaks.BF16), number(h.Peaks.Matrix), h.Peaks.Triad)
 }
 
+// clock is a part of the f32 peak, "-" where that is not probed.
+func clock(part float64) string {
+	if math.IsNaN(part) || math.IsInf(part, 0) {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f", part)
+}
+
 // drift is how the f32 probe went over the run.
 func drift(list []result) string {
 	low, high := math.Inf(1), 0.0
 	for _, r := range list {
 		if r.run.Peaks.F32 > 0 {
-			low, high = min(low, r.Clock/r.run.Peaks.F32), max(high, r.Clock/r.run.Peaks.F32)
+			low, high = min(low, r.fullness()), max(high, r.fullness())
 		}
 	}
 	if high == 0 {

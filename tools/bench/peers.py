@@ -2,7 +2,7 @@
 
 One long-lived kbench (--serve) and this process are asked for one sample each, alternately, on the same number of threads, so that whatever else the
 machine does meets both: the ratio is the median over the pairs of samples. The peer gets what its users would give it: bf16 weights, inference mode, channels last, fused optimizer, all threads. Every row of
-ours has passed kbench's check before it is timed.
+ours has passed kbench's check before it is timed. Memory is the most that a process of its own has resident, ours and theirs, in one call.
 """
 
 import argparse
@@ -26,14 +26,20 @@ class Row:
     what: str
     peer: str
     ours: list  # of (op, shape, dtype) as kbench --list has them; their times are added
-    make: Callable  # returns the function to time
+    make: Callable | None  # returns the function to time; None: the peer is ours on one thread
     cold: bool = False  # caches evicted before each sample
+    memory: bool = False  # the peak is measured too
+
+    @property
+    def name(self):
+        return f"{self.what} {self.ours[0][2]}"
 
 
 class Kbench:
     """The other process."""
 
     def __init__(self, path, threads):
+        self.path, self.threads = path, threads
         self.process = subprocess.Popen([path, "--serve", "--threads", str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, **request):
@@ -47,6 +53,30 @@ class Kbench:
             raise RuntimeError(answer["error"])
         return answer
 
+    def open(self, row):
+        """Opens a row alone; the answers of its parts."""
+        self.ask(do="close")
+        return [self.ask(do="open", op=op, shape=shape, dtype=dtype) for op, shape, dtype in row.ours]
+
+    def sample(self, parts, cold=False):
+        return sum(self.ask(do="sample", id=part["id"], cold=cold)["seconds"] for part in parts)
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+    def peak_memory(self, row):
+        """Bytes that another process like this has resident: before the row is opened, and at most in a call."""
+        other = Kbench(self.path, self.threads)
+        program = other.ask(do="memory")["memory"]["resident"]
+        parts = other.open(row)
+        other.sample(parts)
+        other.ask(do="memory")
+        other.sample(parts)
+        used = other.ask(do="memory")["memory"]
+        other.end()
+        return {"program": program, "peak": used["peak"], "device": used["device"]}
+
 
 class Alternation:
     """Times rows: a sample of ours, a sample of the peer's, and again."""
@@ -54,7 +84,7 @@ class Alternation:
     def __init__(self, kbench, seconds):
         import torch
 
-        self.kbench, self.seconds, self.sink = kbench, seconds, 0.0
+        self.kbench, self.seconds, self.sink, self.single = kbench, seconds, 0.0, None
         cache = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
         kib = int(cache.read_text().strip().rstrip("K")) if cache.exists() else 128 << 10
         self.evictor = torch.ones(2 * min(max(kib, 32 << 10), 512 << 10) * 1024 // 4)
@@ -67,25 +97,65 @@ class Alternation:
         return time.perf_counter() - start
 
     def run(self, row):
-        ours, theirs, clocks, gates, flops, size = [], [], [], [], 0, 0
-        call, parts = row.make(), []
-        self.kbench.ask(do="close")
-        for op, shape, dtype in row.ours:
-            opened = self.kbench.ask(do="open", op=op, shape=shape, dtype=dtype)
-            parts.append(opened["id"])
-            gates.append(opened.get("gate", 0))
-            flops, size = flops + opened.get("flops", 0), size + opened.get("bytes", 0)
-        for _ in range(2):
-            call()
-            for part in parts:
-                self.kbench.ask(do="sample", id=part)
-        while len(ours) < 7 or sum(ours) + sum(theirs) < self.seconds:
+        ours, theirs, clocks = [], [], []
+        if row.make:
+            call = row.make()
+        elif not self.single:
+            self.single = Kbench(self.kbench.path, 1)
+        parts = self.kbench.open(row)
+        alone = None if row.make else self.single.open(row)
+
+        def peer():
+            return self.peer_sample(call, row.cold) if row.make else self.single.sample(alone, row.cold)
+
+        pair = 0
+        for _ in range(2):  # warm-up; once is enough for long calls
+            if pair < LONG:
+                pair = peer() + self.kbench.sample(parts)
+        while len(ours) < (7 if pair < LONG else 5) or sum(ours) + sum(theirs) < self.seconds:
             clocks.append(self.kbench.ask(do="clock").get("clock", 0))
-            ours.append(sum(self.kbench.ask(do="sample", id=part, cold=row.cold)["seconds"] for part in parts))
+            ours.append(self.kbench.sample(parts, row.cold))
             time.sleep(0.005)  # OpenMP's threads spin for a moment before they sleep
-            theirs.append(self.peer_sample(call, row.cold))
+            theirs.append(peer())
             time.sleep(0.005)
-        return {"ours": ours, "theirs": theirs, "clocks": clocks, "gate": max(gates), "flops": flops, "bytes": size}
+        result = {"ours": ours, "theirs": theirs, "clocks": clocks, "gate": max(part.get("gate", 0) for part in parts)}
+        result |= {total: sum(part.get(total, 0) for part in parts) for total in ("flops", "bytes")}
+        self.kbench.ask(do="close")
+        if alone:
+            self.single.ask(do="close")
+        if row.memory:
+            result["memory"] = {"ours": self.kbench.peak_memory(row), "theirs": peer_memory(row)}
+        return result
+
+
+LONG = 4  # seconds of a pair of samples, from which five pairs do
+
+
+def resident(field):
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) << 10
+
+
+def peer_memory(row):
+    """As Kbench.peak_memory, of a process of the peer's own."""
+    command = [sys.executable, __file__, "--memory-of", row.name, "--threads", str(torch_threads())]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+
+
+def torch_threads():
+    import torch
+
+    return torch.get_num_threads()
+
+
+def print_memory(row):
+    """What peer_memory runs: PyTorch and diffusers are imported, the row's model is not made yet."""
+    program = resident("VmRSS")
+    call = row.make()
+    call()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    call()
+    print(json.dumps({"program": program, "peak": resident("VmHWM")}))
 
 
 def rows():
@@ -174,7 +244,7 @@ def rows():
         for I in (12288, 15360):
             list_.append(Row(f"linear + gated residual 1536×{I}→3072", "F.linear, eager", [("linear_forward", f"1x1536x{I}_1x1536x3072_1x3072_3072x{I}_3072_gate", d)],
                              linear(I, 3072, dtype, "gated residual")))
-    return list_ + block_rows() + model_rows()
+    return list_ + block_rows() + model_rows() + scaling_rows()
 
 
 def block_rows():
@@ -222,6 +292,17 @@ def block_rows():
     return list_
 
 
+def scaling_rows():
+    """Ours on all threads against ours on one."""
+    cases = {
+        "attention forward, L 1536": [("attention_forward", "1x1536x24x128", "bf16")],
+        "linear 1536×3072→3072": [("linear_forward", "1x1536x3072_3072x3072_3072", "bf16")],
+        "AdaLN modulate, 1536×3072": [("adaln_forward", "1x1536x3072_1x3072", "bf16")],
+        "double block forward, 256 + 512": [("double_block_forward", "256+512x3072", "bf16")],
+    }
+    return [Row(f"thread scaling, {what}", "ours on 1 thread", ours, None, cold="modulate" in what) for what, ours in cases.items()]
+
+
 def model_rows():
     import torch
     from diffusers import AutoencoderKL
@@ -243,8 +324,8 @@ def model_rows():
         return make
 
     return [
-        Row("VAE decode 512²", "diffusers, channels last", [("vae_decode", "512x512x3", "bf16")], decode(torch.bfloat16)),
-        Row("VAE decode 512²", "diffusers, channels last", [("vae_decode", "512x512x3", "f32")], decode(torch.float32)),
+        Row("VAE decode 512²", "diffusers, channels last", [("vae_decode", "512x512x3", "bf16")], decode(torch.bfloat16), memory=True),
+        Row("VAE decode 512²", "diffusers, channels last", [("vae_decode", "512x512x3", "f32")], decode(torch.float32), memory=True),
         Row("nano training step", "the same net in eager, bf16 autocast", [("training_step", "16x64x64x3", "bf16")], nano_step),
         Row("nano training step", "the same net in eager, bf16 autocast", [("training_step", "16x64x64x3", "f32")], nano_step),
     ]
@@ -305,6 +386,18 @@ def duration(seconds):
     return f"{seconds * 1e6:.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
 
 
+def memory_table(found):
+    """Markdown: the most that each side's process has resident in a call."""
+    text = ""
+    for r in found:
+        if "memory" not in r:
+            continue
+        ours, theirs = r["memory"]["ours"], r["memory"]["theirs"]
+        cells = [f"{side['peak'] / 2**20:.0f} MiB (program alone {side['program'] / 2**20:.0f})" for side in (ours, theirs)]
+        text += f"| {r['what']} | {r['dtype']} | {cells[0]} | {ours['device'] / 2**20:.0f} MiB | {cells[1]} | **{ours['peak'] / theirs['peak']:.2f}** |\n"
+    return "\n| peak memory | dtype | ours resident | ours in buffers | peer resident | ours/peer |\n|---|---|---|---|---|---|\n" + text if text else ""
+
+
 def ratios(r):
     """Speeds of ours over the peer's, pair by pair."""
     return [theirs / ours for ours, theirs in zip(r["ours"], r["theirs"])]
@@ -326,7 +419,7 @@ def share(r, peaks):
 
 def table(results):
     """Markdown: one table for each machine, tier and number of threads."""
-    text, last, peaks = "", None, {}
+    text, last, peaks, group = "", None, {}, []
     for k, r in results.items():  # slices of a long run: what else a machine does only lowers a probe
         best = peaks.setdefault(k[:4], {})
         for name, rate in r["run"]["peaks"].items():
@@ -336,12 +429,15 @@ def table(results):
         machine = f"{run['processor']} ({run['cpu']}; {run['features']}), tier {run['isa']}, {run['threads']} threads; probed: " + ", ".join(f"{name} {rate:.0f}" for name, rate in peaks[k[:4]].items() if rate)
         if machine != last:
             last = machine
+            text += memory_table(group)
+            group = []
             text += f"\n**{machine}**; {run['libraries']} against {r['versions']}\n\n"
             text += "| what | dtype | against | ours | peer | ours/peer in speed | ± MAD | ours of the peak | clock | gate |\n|---|---|---|---|---|---|---|---|---|---|\n"
+        group.append(r)
         speed, clock = ratios(r), median(r["clocks"]) / peaks[k[:4]]["f32"]
         text += (f"| {r['what']}{', cold' if r['cold'] else ''} | {r['dtype']} | {r['peer']} | {duration(median(r['ours']))} | {duration(median(r['theirs']))} | "
                  f"**{median(speed):.2f}** | {spread(speed):.0f} % | {share(r, peaks[k[:4]])} | {clock:.2f} | {r['gate']:.2f} |\n")
-    return text
+    return text + memory_table(group)
 
 
 def write(path, text):
@@ -385,6 +481,7 @@ def arguments():
     p.add_argument("--missing", action="store_true", help="leave out rows that the JSON file has")
     p.add_argument("--list", action="store_true", help="print the rows and stop")
     p.add_argument("--json", type=Path, default=Path("build/peers.jsonl"), help="results are appended, with every sample")
+    p.add_argument("--memory-of", metavar="ROW", help=argparse.SUPPRESS)
     p.add_argument("--md", type=Path, help="write the table of all results between the markers of this file")
     return p.parse_args()
 
@@ -400,10 +497,12 @@ def main():
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
-    chosen = [r for r in rows() if re.search(args.rows, f"{r.what} {r.ours[0][2]}")]
+    if args.memory_of:
+        return print_memory(next(r for r in rows() if r.name == args.memory_of))
+    chosen = [r for r in rows() if re.search(args.rows, r.name) and (r.make or args.threads > 1)]
     if args.list:
         for r in chosen:
-            print(f"{r.what} {r.ours[0][2]}")
+            print(r.name)
         return
     if not chosen and args.rows:
         sys.exit(f"peers: --rows {args.rows}: no such row; see --list")
@@ -418,11 +517,17 @@ def main():
     versions = f"PyTorch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), diffusers {diffusers.__version__}"
     run = kbench.ask(do="probe")["run"]
     have = load(args.json)
-    failed = 0
-    for row in chosen:
-        r = {"what": row.what, "peer": row.peer, "dtype": row.ours[0][2], "cold": row.cold, "run": run, "versions": versions}
-        if args.missing and key(r) in have:
-            continue
+    results = [{"what": row.what, "peer": row.peer, "dtype": row.ours[0][2], "cold": row.cold, "run": run, "versions": versions} for row in chosen]
+    todo = [(row, r) for row, r in zip(chosen, results) if not (args.missing and key(r) in have)]
+    expected = [sum(kbench.ask(do="expect", op=op, shape=shape, dtype=dtype)["expect"] for op, shape, dtype in row.ours) for row, _ in todo]
+    failed, first = 0, time.monotonic()
+
+    def left(n):
+        """Minutes that the rows from the n-th on take: twice kbench's guess, corrected by how long those before took."""
+        return 2 * sum(expected[n:]) * (time.monotonic() - first + 30) / (2 * sum(expected[:n]) + 30) / 60
+
+    print(f"{len(todo)} rows, about {left(0):.0f} min", flush=True)
+    for n, (row, r) in enumerate(todo):
         if args.budget and time.monotonic() - start > args.budget:
             print("budget spent; --missing goes on from here")
             break
@@ -433,12 +538,11 @@ def main():
             failed = 1
             continue
         have[key(r)] = r
-        print(f"{row.what} {r['dtype']}: ours {duration(median(r['ours']))}, {row.peer} {duration(median(r['theirs']))}, "
+        print(f"[{n + 1}/{len(todo)}, about {left(n + 1):.0f} min left] {row.name}: ours {duration(median(r['ours']))}, {row.peer} {duration(median(r['theirs']))}, "
               f"ratio {median(ratios(r)):.2f} ± {spread(ratios(r)):.0f} %", flush=True)
         with args.json.open("a") as f:
             f.write(json.dumps(r) + "\n")
-    kbench.process.stdin.close()
-    kbench.process.wait()
+    kbench.end()
     if args.md:
         fill(args.md, load(args.json))
     sys.exit(failed)
