@@ -23,7 +23,7 @@ struct Forward {
   typedef typename P::E E;
   static constexpr int64_t kKeys = 128 * P::G;  // keys of a block: what their products read stays in L1 and L2
   static constexpr int64_t w_max = P::kUnit * P::kUnits;
-  E *q_t, *p, *rows, *pairs;  // p: probabilities of a block
+  E *q_t, *p, *rows, *pairs;  // p: probabilities of a block; in f32 they take the place of their scores
   float *o_t, *s, *out;       // s: scores; out: rows of o
   static int64_t floats(const Dims& d) { return Forward().place(nullptr, d); }
   int64_t place(float* base, const Dims& d) {
@@ -32,7 +32,8 @@ struct Forward {
     scratch.take(q_t, w_max * d.D / P::G);
     scratch.take(o_t, w_max * d.D);
     scratch.take(s, d.keys * w_max);
-    scratch.take(p, d.keys * w_max / P::G);
+    if constexpr (P::G > 1) scratch.take(p, d.keys * w_max / P::G);
+    else p = s;
     scratch.take(rows, most * d.Dp / P::G);
     scratch.take(pairs, most * d.Dp / P::G);
     scratch.take(out, w_max * d.Dp);
@@ -41,17 +42,20 @@ struct Forward {
 };
 
 // Scores s [R][N·W] of a panel of keys, of which `valid` exist (the others become -inf), and the maximum per query. c: factor of the
-// scores, which f32 queries carry already.
+// scores, which f32 queries carry already. A function of its own: inlined, its loop keeps a pointer in memory.
 template <class P, int N>
-FX_INLINE void scores(float* s, vf (&top)[N], const typename P::E* panel, const typename P::E* q_t, const Dims& d, int64_t valid, float c) {
+__attribute__((noinline)) void scores(float* s, vf (&top)[N], const typename P::E* panel, const typename P::E* q_t, const Dims& d, int64_t valid, float c) {
+  vf high[N];  // apart from top, which is memory
+  for (int j = 0; j < N; j++) high[j] = top[j];
   auto finish = [&](int i, int j, vf x) FX_LAMBDA {
     if constexpr (P::G > 1) x *= c;
     store(s + i * N * W + j * W, x);
-    top[j] = x > top[j] ? x : top[j];
+    high[j] = x > high[j] ? x : high[j];
   };
   auto finish_last = [&](int i, int j, vf x) FX_LAMBDA { finish(i, j, i < valid ? x : vf{} - __builtin_inff()); };
   if (valid >= P::R) P::template product<N>(d.D / P::G, panel, q_t, N * W, finish);
   else P::template product<N>(d.D / P::G, panel, q_t, N * W, finish_last);
+  for (int j = 0; j < N; j++) top[j] = high[j];
 }
 
 // One block of queries against all keys: f.o_t becomes the output, transposed; lse2 [N·W] the log2-sum-exp2.
