@@ -43,6 +43,7 @@ func newFlags() (*pflag.FlagSet, *options) {
 	f.String("latent-cache", "", "folder that keeps the autoencoder's latents of crops; useful with items, for crops that come again")
 	f.Float64("latent-cache-mb", 0, "its largest size, 0 = no limit")
 	f.Int64("items", 0, "distinct crops, after which they come again; 0 = always new ones")
+	f.Bool("stream", false, "keep the frozen base's blocks in host memory and stream them to the device: for bases that exceed it (stage adapter)")
 	f.Int64("steps", 0, "optimizer steps of the stage")
 	f.Int("batch", 0, "pairs in the memory at once")
 	f.Int("accumulate", 0, "batches whose gradients a step averages")

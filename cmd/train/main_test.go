@@ -270,6 +270,41 @@ func TestPlanAgainstPeak(t *testing.T) {
 	}
 }
 
+// A base that is streamed trains an adapter to the same bits, takes less memory than it is large, and no other stage than the adapter's can have it.
+func TestStreamedRun(t *testing.T) {
+	dir, args := prepare(t, testmodel.WriteDeepFlux)
+	args = append(args, "--steps", "2", "--batch", "1", "--accumulate", "1", "--sample-every", "100", "--save-every", "100")
+	line := regexp.MustCompile(`memory: peak ([0-9.]+) MB, planned ([0-9.]+) MB`)
+	var want []byte
+	var resident float64
+	for _, more := range [][]string{{"--recompute"}, {"--recompute", "--stream"}} {
+		folder := filepath.Join(dir, fmt.Sprint("run", len(more)))
+		var text bytes.Buffer
+		if err := run(append(append([]string{"train"}, args...), append(more, "--run", folder)...), &text); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(filepath.Join(folder, "export", "adapter.safetensors"))
+		m := line.FindStringSubmatch(text.String())
+		if err != nil || m == nil {
+			t.Fatalf("%v: %v, %s", more, err, &text)
+		}
+		t.Logf("%v: %s", more, m[0])
+		peak, _ := strconv.ParseFloat(m[1], 64)
+		planned, _ := strconv.ParseFloat(m[2], 64)
+		if math.Abs(planned/peak-1) > 0.1 {
+			t.Errorf("%v: %s: off by more than a tenth", more, m[0])
+		}
+		if want == nil {
+			want, resident = got, peak
+		} else if !bytes.Equal(got, want) || resident-peak < 80 {
+			t.Errorf("%v: adapter the same %v; takes %g MB, resident %g MB", more, bytes.Equal(got, want), peak, resident)
+		}
+	}
+	if err := run(append([]string{"train", "tune", "--stream"}, args[1:]...), io.Discard); !errors.Is(err, train.ErrConfig) {
+		t.Errorf("tune --stream: %v", err)
+	}
+}
+
 // A run that cannot fit is refused before anything is loaded, and the option that helps is named.
 func TestPlanRefuses(t *testing.T) {
 	dir, args := prepare(t, nano)

@@ -17,7 +17,6 @@ const (
 )
 
 const (
-	streamSlots = 2
 	// unseen is what the plan, made on the dry device, does not see of a card: cuBLASLt's workspace (cuda/linear.cu).
 	unseen = 32 << 20
 )
@@ -27,7 +26,7 @@ const (
 func (o Options) slots(d *bindings.Device) (int, error) {
 	switch o.Stream {
 	case StreamOn:
-		return streamSlots, nil
+		return tensor.StreamSlots, nil
 	case StreamOff:
 		return 0, nil
 	}
@@ -47,7 +46,7 @@ func (o Options) slots(d *bindings.Device) (int, error) {
 		return 0, nil
 	}
 	var takes int64
-	for _, slots := range []int{0, streamSlots} {
+	for _, slots := range []int{0, tensor.StreamSlots} {
 		if takes, err = o.takes(slots); err != nil || takes <= most {
 			return slots, err
 		}

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/fluxir/fluxir/internal/testmodel"
+	"github.com/fluxir/fluxir/pkg/tensor"
 )
 
 // streamCase restores a small picture with a model like FLUX.1 whose weights are most of what it takes, on the device of FLUXIR_DEVICE or the CPU.
@@ -49,7 +50,7 @@ func TestStream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	streamed, err := o.takes(streamSlots)
+	streamed, err := o.takes(tensor.StreamSlots)
 	if err != nil {
 		t.Fatal(err)
 	}

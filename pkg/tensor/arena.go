@@ -79,6 +79,15 @@ func (a *Arena) Bytes() int64 {
 	return n
 }
 
+// SlotBytes is the size of all slots of streams.
+func (a *Arena) SlotBytes() int64 {
+	n := int64(0)
+	for _, s := range a.streams {
+		n += s.bytes
+	}
+	return n
+}
+
 // Free returns all blocks to the device. The arena is empty afterwards and may be used again.
 func (a *Arena) Free() {
 	for _, s := range a.streams {

@@ -40,10 +40,13 @@ func (p *Param) Set(values []float32) error {
 // Trained tells whether Train has been called.
 func (p *Param) Trained() bool { return p.Grad != nil }
 
+// Streamed tells whether the values lie in host memory (Stream).
+func (p *Param) Streamed() bool { return p.Value.root.home != nil }
+
 // Train makes the parameter trainable: allocates its F32 state from a, the master holding Value's values, gradient and moments 0, and the average, if
 // wanted, the master's values.
 func (p *Param) Train(a *Arena, average bool) error {
-	if p.Value.root.home != nil {
+	if p.Streamed() {
 		return fmt.Errorf("%s: a streamed parameter cannot be trained", p.Name)
 	}
 	values, err := p.Value.Host()

@@ -14,8 +14,12 @@ type Stream struct {
 	device *bindings.Device
 	slots  []slot
 	groups []group
-	last   int // group used last
+	bytes  int64 // of the slots
+	last   int   // group used last
 }
+
+// StreamSlots is how many slots are enough: one group computes while the next is uploaded.
+const StreamSlots = 2
 
 // slot is device memory for one group.
 type slot struct {
@@ -63,7 +67,7 @@ func NewStream(a *Arena, sizes []int64) (*Stream, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.slots = append(s.slots, slot{data: data, upload: u, group: -1})
+		s.slots, s.bytes = append(s.slots, slot{data: data, upload: u, group: -1}), s.bytes+largest
 	}
 	return s, nil
 }

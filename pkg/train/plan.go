@@ -49,7 +49,7 @@ func MakePlan(s Settings, most int64) (Plan, error) {
 func (p *Plan) run(s Settings, d *bindings.Device) error {
 	c := s.Config
 	_, c.Batch = s.processes.share(c.Batch)
-	arena := tensor.NewArena(d)
+	arena := s.arena(d)
 	defer arena.Free()
 	b, err := s.shapes(arena)
 	if err != nil {
@@ -76,13 +76,15 @@ func (p *Plan) run(s Settings, d *bindings.Device) error {
 		return err
 	}
 	p.Peak, p.FLOPs, p.Activations = info.Peak, r.flops*int64(c.Accumulate*s.processes.Size()), tr.tape.Bytes()
-	p.Workspace = p.Peak - p.Activations - arena.Bytes()
+	p.Workspace, p.Weights = p.Peak-p.Activations-arena.Bytes(), arena.SlotBytes()
 	bytes := func(t *tensor.Tensor) int64 { return int64(t.Len() * t.DType().Size()) }
 	for _, x := range b.VAE.Params.List {
 		p.Autoencoder += bytes(x.Value)
 	}
 	for _, x := range append(append([]*tensor.Param(nil), b.Net.Base.Params.List...), b.Net.Adapter.Params.List...) {
-		p.Weights += bytes(x.Value)
+		if !x.Streamed() {
+			p.Weights += bytes(x.Value)
+		}
 		if !x.Trained() {
 			continue
 		}
@@ -94,6 +96,15 @@ func (p *Plan) run(s Settings, d *bindings.Device) error {
 		}
 	}
 	return nil
+}
+
+// arena is for the weights of a stage.
+func (s Settings) arena(d *bindings.Device) *tensor.Arena {
+	a := tensor.NewArena(d)
+	if s.Stream && s.Stage == StageAdapter {
+		a.Slots = tensor.StreamSlots
+	}
+	return a
 }
 
 // shapes are the networks of a stage without their weights.
@@ -169,9 +180,10 @@ func CheckMemory(s Settings) (Plan, error) {
 			c.Accumulate, c.Batch = c.Accumulate*c.Batch/least, least
 			return fmt.Sprintf("--batch %d --accumulate %d", c.Batch, c.Accumulate)
 		},
+		func(c *Config) string { s.Stream = c.Stage == StageAdapter; return "--stream" },
 	} {
-		before := s.Config
-		if name := option(&s.Config); before == s.Config {
+		before, streamed := s.Config, s.Stream
+		if name := option(&s.Config); before == s.Config && streamed == s.Stream {
 			continue
 		} else {
 			changes = append(changes, name)

@@ -109,7 +109,7 @@ func (r *runner) runStage(ctx context.Context, i int) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	arena := tensor.NewArena(r.device)
+	arena := s.arena(r.device)
 	defer r.device.Do(func() error { arena.Free(); return nil })
 	var tr *Trainer
 	var b *model.Bundle

@@ -28,6 +28,7 @@ type Settings struct {
 	Workers int     `toml:"workers"` // goroutines that make training pairs
 	Watts   float64 `toml:"watts"`   // power of the machine where it cannot be read, for the ledger; 0: unknown
 	Memory  float64 `toml:"memory"`  // MB of the device that the run may take; 0: what is free
+	Stream  bool    `toml:"stream"`  // the frozen base's blocks stay in host memory and pass through the device
 
 	LatentCache   string  `toml:"latent_cache"`    // folder that keeps what the autoencoder makes of crops; "": none
 	LatentCacheMB float64 `toml:"latent_cache_mb"` // its largest size for one encoder, 0: no limit
@@ -102,6 +103,8 @@ func (s Settings) Validate() error {
 		return fmt.Errorf("%w: memory: got %g, want not negative", ErrConfig, s.Memory)
 	case !(s.LatentCacheMB >= 0) || math.IsInf(s.LatentCacheMB, 0):
 		return fmt.Errorf("%w: latent_cache_mb: got %g, want not negative", ErrConfig, s.LatentCacheMB)
+	case s.Stream && s.Stage != StageAdapter:
+		return fmt.Errorf("%w: stream: only the stage adapter leaves the base frozen", ErrConfig)
 	case s.Model != "" && s.Warm != "":
 		return fmt.Errorf("%w: model, warm: want one of them", ErrConfig)
 	}
