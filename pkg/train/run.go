@@ -323,7 +323,11 @@ func (p *photoSets) Close() {
 // openPhotos opens path: a manifest of pairs, a folder with the packs of cmd/photos, a folder of images (train/ and val/ below it, or any), or one image. Without a val folder
 // every eighth image is held out, and with fewer than eight they are the training images.
 func openPhotos(path, run string, log *Logger) (*photoSets, error) {
-	sets := &photoSets{}
+	sets, unreadable := &photoSets{}, 0
+	skipped := func(err error) {
+		unreadable++
+		log.Printf("data: skipped (%d so far): %v\n", unreadable, err)
+	}
 	if data.IsManifest(path) {
 		pairs, err := data.ReadPairs(path)
 		if err != nil {
@@ -342,7 +346,7 @@ func openPhotos(path, run string, log *Logger) (*photoSets, error) {
 	open := func(name string) ([]data.Photo, error) {
 		pack, err := data.OpenPack(filepath.Join(path, name+".fxp"))
 		if err != nil && (name == "" || errors.Is(err, fs.ErrNotExist)) {
-			pack, err = data.PackFolder(filepath.Join(path, name), run, func(err error) { log.Printf("data: skipped: %v\n", err) })
+			pack, err = data.PackFolder(filepath.Join(path, name), run, skipped)
 		}
 		if err != nil {
 			return nil, err
