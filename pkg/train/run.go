@@ -290,7 +290,12 @@ func (r *runner) loader(c Config) (*data.PatchLoader, error) {
 		Shard: r.procs.Rank(), Shards: r.procs.Size()}
 	if r.photos.trainPairs != nil {
 		config.Skipped = func(err error, count int) {
-			r.log.Printf("data: skipped (%d of %d so far): %v\n", count, len(r.photos.trainPairs), err)
+			text := fmt.Sprintf("data: skipped (%d of %d so far): %v\n", count, len(r.photos.trainPairs), err)
+			if r.procs.Rank() > 0 { // its log is silent, and it may read pairs that no other does
+				fmt.Fprint(os.Stderr, text)
+				return
+			}
+			r.log.Printf("%s", text)
 		}
 		var err error
 		if config.Pairs, err = data.OpenPairs(r.photos.trainPairs, c.Size); err != nil {
