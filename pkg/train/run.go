@@ -61,7 +61,7 @@ func (r *runner) open() (err error) {
 	if err := r.procs.first(func() error { r.photos, err = openPhotos(r.s.Photos, r.s.Run, r.log); return err }); err != nil {
 		return err
 	}
-	if r.device, err = bindings.OpenDevice(r.procs.device(r.s.Device), r.procs.threads(r.s.Threads)); err != nil {
+	if r.device, err = bindings.OpenDevice(r.s.Device, r.procs.threads(r.s.Threads)); err != nil {
 		return err
 	}
 	if err := r.device.Do(r.watch); err != nil {
@@ -97,7 +97,7 @@ const validationSize = 128
 // runStage trains stage i until its last step; done is false where ctx ended first.
 func (r *runner) runStage(ctx context.Context, i int) (done bool, err error) {
 	c := r.stages[i]
-	if err := errors.Join(r.procs.checkBatch(c), r.procs.agree("configuration", fmt.Sprintf("%+v", c))); err != nil {
+	if err := errors.Join(r.procs.check(r.s.Device, c), r.procs.agree("configuration", fmt.Sprintf("%+v", c))); err != nil {
 		return false, err
 	}
 	if err := r.storeConfig(c); err != nil {
@@ -204,7 +204,7 @@ func (r *runner) checkFrozen(tr *Trainer) error {
 func (r *runner) watch() error {
 	info, err := r.device.Info()
 	if err == nil && r.procs.Rank() == 0 {
-		r.log.watch(info.Device, info.Name, r.procs.devices(r.s.Device), r.s.Watts)
+		r.log.watch(info.Device, info.Name, r.procs.machines(), r.s.Watts)
 		if r.procs != nil {
 			r.log.Printf("%d processes, %d threads each, gradients summed by MPI\n", r.procs.Size(), info.Threads)
 		}
