@@ -490,7 +490,7 @@ def main():
     args = arguments()
     start = time.monotonic()
     if args.isa and os.environ.get("FLUXIR_ISA") != args.isa:  # read by the libraries when they are loaded
-        os.environ.update(FLUXIR_ISA=args.isa, ATEN_CPU_CAPABILITY="avx2", ONEDNN_MAX_CPU_ISA="AVX2")
+        os.environ.update(FLUXIR_ISA=args.isa, ATEN_CPU_CAPABILITY="avx2", ONEDNN_MAX_CPU_ISA="AVX2", MKL_ENABLE_INSTRUCTIONS="AVX2")
         os.execv(sys.executable, [sys.executable, *sys.argv])
     import diffusers
     import torch
