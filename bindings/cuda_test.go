@@ -63,6 +63,9 @@ func TestDrivers(t *testing.T) {
 	} {
 		again(t, "TestDrivers", "LD_PRELOAD="+library(t, dir, fmt.Sprint("driver", i), c.source), "FLUXIR_TEST_WANT="+c.want)
 	}
+	if os.Getenv("SOFTCUDA_REPORT") == "" {
+		return // a real card is as old as it is
+	}
 	again(t, "TestDrivers", "SOFTCUDA_CC=7.5", "FLUXIR_TEST_WANT=has compute capability 7.5, want 8.0 or newer")
 }
 

@@ -146,14 +146,16 @@ fi
 trap '[ -z "$watch" ] || kill $watch 2>/dev/null' EXIT
 
 index() {
+  local step result seconds
   {
     printf '# GPU day, %s\n\n' "$(date -u +%F)"
     [ "$kind" = card ] || printf '**On the software device, with tiny shapes: this tries the procedure. No time here says anything about a card.**\n\n'
     printf '| step | result | seconds | log | last line |\n|---|---|---|---|---|\n'
-    while IFS=$'\t' read -r step result seconds; do
+    for step in $steps; do
+      IFS=$'\t' read -r _ result seconds < <(grep "^$step	" "$out/steps.tsv") || continue
       printf '| %s | %s | %s | [log](%s.log) | %s |\n' "$step" "$result" "$seconds" "$step" \
-        "$(grep -v '^ *$' "$out/$step.log" | tail -1 | cut -c1-160 | sed 's/|/\\|/g')"
-    done <"$out/steps.tsv"
+        "$(grep -vE '^ *$|^software device: |^make\[' "$out/$step.log" | tail -1 | cut -c1-160 | sed 's/|/\\|/g')"
+    done
     printf '\nAlso here:'
     (cd "$out" && ls | grep -vE '\.log$|^steps.tsv$|^index.md' | sed 's/.*/ [&](&)/' | paste -sd,) || echo " nothing"
   } >"$out/index.md.new"

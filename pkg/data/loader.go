@@ -213,7 +213,7 @@ func (l *PatchLoader) start() {
 				}
 				start := time.Now()
 				err := w.fill(&s.batch)
-				l.work.pairs.Add(int64(l.cfg.Batch))
+				l.work.pairs.Add(int64(l.cfg.Batch / l.cfg.Shards))
 				l.work.nanoseconds.Add(time.Since(start).Nanoseconds())
 				s.done <- err
 			}

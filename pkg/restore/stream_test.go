@@ -76,7 +76,7 @@ func TestStream(t *testing.T) {
 	if _, err := Open(o); !errors.Is(err, ErrDevice) || !strings.Contains(fmt.Sprint(err), "even with its blocks streamed") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("too little memory: %v", err)
 	}
-	if os.Getenv("FLUXIR_DEVICE") == "cuda" {
+	if os.Getenv("FLUXIR_DEVICE") == "cuda" && os.Getenv("SOFTCUDA_REPORT") != "" { // its memory can be set
 		smallCard(t, model, streamed>>20+1, sum(want))
 		smallCard(t, model, (streamed-unseen)>>20-24, "")
 	}

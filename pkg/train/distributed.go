@@ -73,15 +73,12 @@ func (p *Processes) local() int {
 	return p.comm.LocalSize
 }
 
-// devices is the number of devices that the run takes: cards, or machines where the processor trains.
-func (p *Processes) devices(device string) int {
+// machines is the number of machines, each of which counts as one device.
+func (p *Processes) machines() int {
 	if p == nil {
 		return 1
 	}
-	if device == "cpu" {
-		return p.comm.Machines
-	}
-	return p.comm.Size
+	return p.comm.Machines
 }
 
 // threads of the device of a process where the run names none.
@@ -172,20 +169,15 @@ func (r *reducer) finish(params []*tensor.Param, figures *tensor.Tensor) error {
 // share is this process's part of n items, which divide evenly: count of them from low on.
 func (p *Processes) share(n int) (low, count int) { return p.Rank() * n / p.Size(), n / p.Size() }
 
-// checkBatch refuses a batch that cannot be shared evenly.
-func (p *Processes) checkBatch(c Config) error {
+// check refuses what several processes cannot do: sum gradients that are on cards, share a batch unevenly.
+func (p *Processes) check(device string, c Config) error {
+	if p.Size() > 1 && device != "cpu" {
+		return fmt.Errorf("%w: device: got %s, want cpu: gradients on cards cannot be summed over processes (there is no NCCL)", ErrConfig, device)
+	}
 	if c.Batch%p.Size() == 0 {
 		return nil
 	}
 	return fmt.Errorf("%w: batch: got %d, want a multiple of the %d processes, which share each batch", ErrConfig, c.Batch, p.Size())
-}
-
-// device is the card of this process where several train on "cuda".
-func (p *Processes) device(name string) string {
-	if p == nil || name != "cuda" {
-		return name
-	}
-	return fmt.Sprintf("cuda:%d", p.comm.LocalRank)
 }
 
 // sameState holds this process's step and trained weights against those of process 0: where a run begins, their folder may not be the same.

@@ -38,7 +38,7 @@ type Record struct {
 	KWh       float64                `json:"kwh,omitempty"`        // since the last record, of all devices, taken to draw what the first does; absent: unknown
 	Readings  map[string]float64     `json:"readings,omitempty"`   // of the device, see package monitor
 	Device    string                 `json:"device,omitempty"`     // processor or card
-	Devices   int                    `json:"devices,omitempty"`    // cards, or machines where processors train; absent: 1
+	Devices   int                    `json:"devices,omitempty"`    // machines that train together; absent: 1
 	Gains     []float64              `json:"gains,omitempty"`      // dB, by kind of degradation
 	Kinds     []string               `json:"kinds,omitempty"`      // names of these; absent: data.EvalPresets
 	Time      string                 `json:"time"`                 // RFC 3339

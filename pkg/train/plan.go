@@ -156,7 +156,7 @@ func (p Plan) Print(w io.Writer) {
 
 // CheckMemory plans s and refuses it where its peak is above the memory that it may take, naming changes with which it would fit.
 func CheckMemory(s Settings) (Plan, error) {
-	free, ok := monitor.Free(s.processes.device(s.Device))
+	free, ok := monitor.Free(s.Device)
 	if !ok {
 		free = math.MaxInt64
 	} else if s.Device == "cpu" {

@@ -61,7 +61,7 @@ func (r *runner) open() (err error) {
 	if err := r.procs.first(func() error { r.photos, err = openPhotos(r.s.Photos, r.s.Run, r.log); return err }); err != nil {
 		return err
 	}
-	if r.device, err = bindings.OpenDevice(r.procs.device(r.s.Device), r.procs.threads(r.s.Threads)); err != nil {
+	if r.device, err = bindings.OpenDevice(r.s.Device, r.procs.threads(r.s.Threads)); err != nil {
 		return err
 	}
 	if err := r.device.Do(r.watch); err != nil {
@@ -97,7 +97,7 @@ const validationSize = 128
 // runStage trains stage i until its last step; done is false where ctx ended first.
 func (r *runner) runStage(ctx context.Context, i int) (done bool, err error) {
 	c := r.stages[i]
-	if err := errors.Join(r.procs.checkBatch(c), r.procs.agree("configuration", fmt.Sprintf("%+v", c))); err != nil {
+	if err := errors.Join(r.procs.check(r.s.Device, c), r.procs.agree("configuration", fmt.Sprintf("%+v", c))); err != nil {
 		return false, err
 	}
 	if err := r.storeConfig(c); err != nil {
@@ -204,7 +204,7 @@ func (r *runner) checkFrozen(tr *Trainer) error {
 func (r *runner) watch() error {
 	info, err := r.device.Info()
 	if err == nil && r.procs.Rank() == 0 {
-		r.log.watch(info.Device, info.Name, r.procs.devices(r.s.Device), r.s.Watts)
+		r.log.watch(info.Device, info.Name, r.procs.machines(), r.s.Watts)
 		if r.procs != nil {
 			r.log.Printf("%d processes, %d threads each, gradients summed by MPI\n", r.procs.Size(), info.Threads)
 		}
@@ -290,7 +290,12 @@ func (r *runner) loader(c Config) (*data.PatchLoader, error) {
 		Shard: r.procs.Rank(), Shards: r.procs.Size()}
 	if r.photos.trainPairs != nil {
 		config.Skipped = func(err error, count int) {
-			r.log.Printf("data: skipped (%d of %d so far): %v\n", count, len(r.photos.trainPairs), err)
+			text := fmt.Sprintf("data: skipped (%d of %d so far): %v\n", count, len(r.photos.trainPairs), err)
+			if r.procs.Rank() > 0 { // its log is silent, and it may read pairs that no other does
+				fmt.Fprint(os.Stderr, text)
+				return
+			}
+			r.log.Printf("%s", text)
 		}
 		var err error
 		if config.Pairs, err = data.OpenPairs(r.photos.trainPairs, c.Size); err != nil {
@@ -323,7 +328,11 @@ func (p *photoSets) Close() {
 // openPhotos opens path: a manifest of pairs, a folder with the packs of cmd/photos, a folder of images (train/ and val/ below it, or any), or one image. Without a val folder
 // every eighth image is held out, and with fewer than eight they are the training images.
 func openPhotos(path, run string, log *Logger) (*photoSets, error) {
-	sets := &photoSets{}
+	sets, unreadable := &photoSets{}, 0
+	skipped := func(err error) {
+		unreadable++
+		log.Printf("data: skipped (%d so far): %v\n", unreadable, err)
+	}
 	if data.IsManifest(path) {
 		pairs, err := data.ReadPairs(path)
 		if err != nil {
@@ -342,7 +351,7 @@ func openPhotos(path, run string, log *Logger) (*photoSets, error) {
 	open := func(name string) ([]data.Photo, error) {
 		pack, err := data.OpenPack(filepath.Join(path, name+".fxp"))
 		if err != nil && (name == "" || errors.Is(err, fs.ErrNotExist)) {
-			pack, err = data.PackFolder(filepath.Join(path, name), run, func(err error) { log.Printf("data: skipped: %v\n", err) })
+			pack, err = data.PackFolder(filepath.Join(path, name), run, skipped)
 		}
 		if err != nil {
 			return nil, err
