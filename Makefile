@@ -100,6 +100,16 @@ train: build ## train the adapter on the embedded base, or on the FLUX.1 folder 
 	@test -n "$(wildcard data/photos/train.fxp)" || echo "train: data/photos is empty (make photos fills it): taking $(TRAIN_PHOTOS), enough to see the loss fall"
 	@bin/train --config configs/$(if $(MODEL),flux,nano)_adapter.toml $(if $(MODEL),--model "$(MODEL)") --photos "$(TRAIN_PHOTOS)" $(TRAIN_FLAGS)
 
+# Pictures of 64x64 pixels are enough for crops of 32; each of the sets has its own folder, the same command goes on.
+FLUXGEN_RUN ?= runs/fluxgen
+FLUXGEN_FLAGS ?= --count 64 --size 64 --copies 8
+train-fluxgen: build photos ## an adapter trained on a FluxGen set alone beside one trained on photographs, same steps: both tables of held-out photographs
+	@bin/fluxgen run $(FLUXGEN_FLAGS) --preset light --out $(FLUXGEN_RUN)/set
+	@bin/train --config configs/nano_fluxgen.toml --photos $(FLUXGEN_RUN)/set --run $(FLUXGEN_RUN)/generated $(TRAIN_FLAGS)
+	@bin/train --config configs/nano_fluxgen.toml --photos data/photos --run $(FLUXGEN_RUN)/photographs $(TRAIN_FLAGS)
+	@for arm in generated photographs; do echo "trained on $$arm:"; bin/evaluate --crop 256 --model pkg/model/nano/bundle \
+	  --adapter $(FLUXGEN_RUN)/$$arm/export/adapter.safetensors data/photos/eval data/photos/val 2>/dev/null || exit 1; done
+
 train-nano: build photos ## train the embedded model, all stages; interrupt with Ctrl-C, the same command resumes
 	@bin/train nano --run runs/nano
 

@@ -71,6 +71,7 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 	flags.SortFlags = false
 	var o restore.Options
 	flags.StringVar(&o.Model, "model", "", "folder of a model; empty = the embedded one")
+	flags.StringVar(&o.Adapter, "adapter", "", "adapter file in place of the one in the model's folder")
 	flags.StringVar(&o.Device, "device", "auto", "cpu, cuda or auto")
 	flags.IntVar(&o.Threads, "threads", 0, "CPU threads, 0 = all cores")
 	flags.IntVar(&o.Steps, "steps", 0, "Euler steps, 0 = the model's default")

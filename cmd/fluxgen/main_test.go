@@ -4,13 +4,82 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/pflag"
 )
+
+// TestMain is also the program, so that it can be killed.
+func TestMain(m *testing.M) {
+	if os.Getenv("FLUXGEN_MAIN") != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// TestKilled: a run of the embedded model that is killed with the first pictures there, and again with the first copies, ends in the bytes of any other.
+func TestKilled(t *testing.T) {
+	command := func(dir string) *exec.Cmd {
+		cmd := exec.Command(os.Args[0], strings.Fields("run --count 9 --size 32 --steps 2 --batch 2 --metrics brisque --preset seesr --copies 2 --device cpu --out "+dir)...)
+		cmd.Env = append(os.Environ(), "FLUXGEN_MAIN=1", "OMP_WAIT_POLICY=passive")
+		return cmd
+	}
+	whole, dir := filepath.Join(t.TempDir(), "set"), filepath.Join(t.TempDir(), "set")
+	if out, err := command(whole).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, some := range []string{"hq/*.png", "lq/*/*.png"} {
+		cmd := command(dir)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			if found, _ := filepath.Glob(filepath.Join(dir, some)); len(found) > 0 {
+				break
+			}
+		}
+		cmd.Process.Kill()
+		if err := cmd.Wait(); err == nil {
+			t.Logf("done before it was killed at %s", some)
+		}
+	}
+	if out, err := command(dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	want, got := files(t, whole), files(t, dir)
+	if len(got) != len(want) || len(want) < 9 {
+		t.Errorf("%d files, want %d", len(got), len(want))
+	}
+	for name, text := range want {
+		if got[name] != text {
+			t.Errorf("%s differs", name)
+		}
+	}
+}
+
+// files are those of a folder with their contents.
+func files(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		out[path[len(dir):]] = string(text)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
 
 func TestUsage(t *testing.T) {
 	dir := t.TempDir()

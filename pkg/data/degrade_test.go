@@ -21,6 +21,7 @@ type tally struct {
 func (c tally) want(name string, total int, p float64) {
 	c.t.Helper()
 	mean := p * float64(total)
+	c.t.Logf("| %s | %.4g | %.4f |", name, p, float64(c.n[name])/float64(total))
 	if dev := math.Abs(float64(c.n[name]) - mean); dev > 5*math.Sqrt(mean*(1-p)) {
 		c.t.Errorf("%s: %d of %d draws, want %.0f", name, c.n[name], total, mean)
 	}
@@ -42,7 +43,8 @@ func (s spans) add(name string, v float64) {
 func (s spans) want(t *testing.T, name string, lo, hi float64) {
 	t.Helper()
 	g, slack := s[name], 0.02*(hi-lo)
-	if g == nil || g.lo < lo || g.hi > hi || g.lo > lo+slack || g.hi < hi-slack {
+	t.Logf("| %s | %.3g to %.3g | %.3g to %.3g |", name, lo, hi, g.lo, g.hi)
+	if g.lo < lo || g.hi > hi || g.lo > lo+slack || g.hi < hi-slack {
 		t.Errorf("%s: range %v, want %g..%g", name, g, lo, hi)
 	}
 }
@@ -97,8 +99,9 @@ func observe(c tally, s spans, half string, size float64, stages []Stage) []Stag
 	return stages[2:]
 }
 
+// TestSeeSRStatistics: with -v it prints docs/fluxgen.md's numbers.
 func TestSeeSRStatistics(t *testing.T) {
-	const n = 20000
+	const n = 10000
 	c, s := tally{t, map[string]int{}}, spans{}
 	for i := range uint64(n) {
 		p, err := Draw(PresetSeeSR, 11, i, 3)

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"strings"
@@ -124,10 +125,17 @@ func (s *Set) degrade(key degradedKey, o Degradation) (Degraded, error) {
 	if line.Params, err = o.draw(key.index, key.copy); err != nil {
 		return line, err
 	}
-	if img, err = line.Params.Apply(img); err != nil {
+	copied, err := line.Params.Apply(img)
+	if err != nil {
 		return line, err
 	}
-	line.SHA256, err = s.savePicture(line.File, img)
+	if line.PSNR, err = data.PSNR(copied, img); err != nil {
+		return line, err
+	}
+	if math.IsInf(line.PSNR, 1) {
+		line.PSNR = 0
+	}
+	line.SHA256, err = s.savePicture(line.File, copied)
 	return line, err
 }
 

@@ -552,7 +552,7 @@ func TestReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := string(page)
-	for _, want := range []string{"brisque crop=0", "data:image/jpeg;base64,", "among the worst", "1 jpeg", "<svg", s.generated[0].Model} {
+	for _, want := range []string{"brisque crop=0", "data:image/jpeg;base64,", "among the worst", "1 jpeg", "<svg", "PSNR of the copies by ", s.generated[0].Model} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page lacks %q", want)
 		}

@@ -58,7 +58,8 @@ type Degraded struct {
 	Copy   int         `json:"copy"`
 	File   string      `json:"file"`
 	SHA256 string      `json:"sha256"`
-	Seed   uint64      `json:"seed"` // of the draw
+	Seed   uint64      `json:"seed"`           // of the draw
+	PSNR   float64     `json:"psnr,omitempty"` // dB between the copy and its picture; left out where they are equal
 	Params data.Params `json:"params"`
 }
 

@@ -67,6 +67,12 @@ func (s *Set) Report() (string, error) {
 		values["flat"], values["sharp"] = append(values["flat"], line.Flat), append(values["sharp"], line.Sharp)
 		r.Protocols = append(r.Protocols, line.Protocols...)
 	}
+	for _, key := range s.copies() {
+		if line := s.degraded[key]; line.PSNR != 0 {
+			name := "PSNR of the copies by " + key.preset
+			values[name] = append(values[name], line.PSNR)
+		}
+	}
 	slices.Sort(r.Protocols)
 	r.Protocols = slices.Compact(r.Protocols)
 	for _, name := range slices.Sorted(maps.Keys(values)) {
