@@ -17,7 +17,7 @@ import (
 
 const side, border = 384, 4 // of tools/golden/iqa.py
 
-// reference is a row of testdata/*.json, which tools/golden/iqa.py writes. Those of photos.json have NIQE and BRISQUE as published only.
+// reference is a row of testdata/*.json, which tools/golden/iqa.py writes.
 type reference struct {
 	File            string
 	Plain, Border   map[string]float64
@@ -95,7 +95,10 @@ func TestAgainstReferences(t *testing.T) {
 			bad := degraded(clean)
 			check := func(want map[string]float64, img, ref *data.Image, border int) {
 				for key, w := range want {
-					plain := strings.TrimPrefix(strings.TrimPrefix(key, "pyiqa_"), "published_") // those with a prefix are for the record
+					plain := key // those with a prefix are for the record
+					for _, prefix := range []string{"pyiqa_", "opencv_", "published_"} {
+						plain = strings.TrimPrefix(plain, prefix)
+					}
 					name, channel, _ := strings.Cut(plain, "_")
 					parsed, err := Parse([]string{name}, Networks{})
 					if err != nil {

@@ -1,7 +1,7 @@
 """Writes the references of pkg/iqa: scores of photographs by established implementations.
 
 Usage: python tools/golden/iqa.py OUT.json PHOTO...
-       (numpy 2.4.6, scikit-image, torch 2.15.0, piq 0.8.0, pyiqa 0.1.16, basicsr at 8d56e3a, brisque 0.2.0; pyiqa and brisque are run with NIQE's and BRISQUE's models of
+       (numpy 2.4.6, opencv-python-headless, scikit-image, torch 2.15.0, piq 0.8.0, pyiqa 0.1.16, basicsr at 8d56e3a, brisque 0.2.0; pyiqa and brisque are run with NIQE's and BRISQUE's models of
        pkg/iqa/model, because the first downloads its own)
 
 Every photograph is cut to its centre of at most SIDE pixels. The full-reference metrics compare it with degraded(), whole numbers that any language
@@ -16,6 +16,7 @@ import sys
 import types
 from pathlib import Path
 
+import cv2
 import numpy as np
 import piq
 import torch
@@ -98,7 +99,7 @@ def full(a, b):
     out = {
         "psnr": peak_signal_noise_ratio(fa, fb, data_range=1), "psnr_y": peak_signal_noise_ratio(ya, yb, data_range=1),
         "ssim": structural_similarity(fa, fb, channel_axis=-1, **kw), "ssim_y": structural_similarity(ya, yb, **kw),
-        "pyiqa_ssim_y": ssim_arch.ssim(*ty).item(),
+        "opencv_psnr": cv2.PSNR(a, b), "pyiqa_ssim_y": ssim_arch.ssim(*ty).item(),
     }
     if min(a.shape[:2]) > 160:
         out["ms-ssim"] = piq.multi_scale_ssim(tensor(a), tensor(b)).item()

@@ -185,7 +185,7 @@ func normalised(v []float64) []float64 {
 func (n *clipIQA) score(r *run, pictures []*data.Image) (float64, error) {
 	x := r.pictures(pictures, [3]float32{0.48145466, 0.4578275, 0.40821073}, [3]float32{0.26862954, 0.26130258, 0.27577711})
 	for _, c := range n.stem {
-		x = r.each(r.conv(x, c), relu)
+		x = r.convReLU(x, c)
 	}
 	x = r.meanPool(x, 2)
 	for _, stage := range n.stages {
@@ -209,14 +209,19 @@ func dot(a, b []float64) (s float64) {
 }
 
 func (b *clipBottleneck) forward(r *run, x *tensor.Tensor) *tensor.Tensor {
-	y := r.each(r.conv(r.each(r.conv(x, b.conv1), relu), b.conv2), relu)
+	y := r.convReLU(r.each(r.conv(x, b.conv1), relu), b.conv2)
 	if b.stride > 1 {
 		y, x = r.meanPool(y, b.stride), r.meanPool(x, b.stride)
 	}
 	if b.down != nil {
+		before := x
 		x = r.conv(x, *b.down)
+		r.Release(before)
 	}
-	return r.each(r.Add(r.conv(y, b.conv3), x), relu)
+	wide := r.conv(y, b.conv3)
+	out := r.Add(wide, x)
+	r.Release(x, y, wide)
+	return r.each(out, relu)
 }
 
 // pool is the attention pooling: the mean of all pixels asks the pixels and itself. The result is a unit vector.

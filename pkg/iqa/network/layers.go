@@ -149,7 +149,7 @@ func (r *run) upload(values []float32, shape ...int) *tensor.Tensor {
 	return r.Upload(values, bindings.F32, shape...)
 }
 
-// each applies f to every value.
+// each applies f to every value of x, a whole tensor, in place.
 func (r *run) each(x *tensor.Tensor, f func(v float32) float32) *tensor.Tensor {
 	v := r.host(x)
 	data.Parallel(len(v), func(lo, hi int) {
@@ -157,7 +157,17 @@ func (r *run) each(x *tensor.Tensor, f func(v float32) float32) *tensor.Tensor {
 			v[i] = f(v[i])
 		}
 	})
-	return r.upload(v, x.Shape()...)
+	if r.Err() == nil {
+		r.Note("each", x.Set(v))
+	}
+	return x
+}
+
+// convReLU gives x's memory back.
+func (r *run) convReLU(x *tensor.Tensor, c conv) *tensor.Tensor {
+	y := r.conv(x, c)
+	r.Release(x)
+	return r.each(y, relu)
 }
 
 func relu(v float32) float32 { return max(v, 0) }
@@ -167,12 +177,13 @@ func gelu(v float32) float32 {
 	return float32(0.5 * float64(v) * (1 + math.Erf(float64(v)*(1/math.Sqrt2))))
 }
 
-// pool reduces [B,Y,X,C] over side² pixels at a stride; windows reach beyond the lower and right border by at most `beyond` pixels, where nothing is. start is the
+// pool reduces x [B,Y,X,C], whose memory it gives back, over side² pixels at a stride; windows reach beyond the lower and right border by at most `beyond` pixels, where nothing is. start is the
 // value to begin with, scale multiplies the result.
 func (r *run) pool(x *tensor.Tensor, side, stride, beyond int, start, scale float32, f func(a, b float32) float32) *tensor.Tensor {
 	b, h, w, c := x.Dim(0), x.Dim(1), x.Dim(2), x.Dim(3)
 	oh, ow := (h+beyond-side)/stride+1, (w+beyond-side)/stride+1
 	src, dst := r.host(x), make([]float32, b*oh*ow*c)
+	r.Release(x)
 	data.Parallel(b*oh, func(lo, hi int) {
 		for row := lo; row < hi; row++ {
 			for ox := range ow {
@@ -213,10 +224,14 @@ type block struct {
 	heads              int
 }
 
-// forward. x [B,L,C]; attend maps q, k and v, joined to [B,L,3C], to [B,L,C].
+// forward. x [B,L,C], whose memory is given back; attend maps q, k and v, joined to [B,L,3C], to [B,L,C].
 func (b *block) forward(r *run, x *tensor.Tensor, act func(float32) float32, attend func(qkv *tensor.Tensor) *tensor.Tensor) *tensor.Tensor {
-	x = r.Add(x, r.linear(attend(r.linear(r.norm(x, b.norm1), b.qkv)), b.out))
-	return r.Add(x, r.linear(r.each(r.linear(r.norm(x, b.norm2), b.fc1), act), b.fc2))
+	y := r.Scope(func() []*tensor.Tensor {
+		y := r.Add(x, r.linear(attend(r.linear(r.norm(x, b.norm1), b.qkv)), b.out))
+		return []*tensor.Tensor{r.Add(y, r.linear(r.each(r.linear(r.norm(y, b.norm2), b.fc1), act), b.fc2))}
+	})
+	r.Release(x)
+	return y[0]
 }
 
 // heads are tokens [low, high) of q, k or v (part 0, 1, 2), of qkv [B,L,3C], by head.

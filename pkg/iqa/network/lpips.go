@@ -64,10 +64,10 @@ func (n *lpips) score(r *run, pictures []*data.Image) (float64, error) {
 			x = r.maxPool(x, n.pools[k], 2, 0)
 		}
 		if k == 0 && n.first != nil {
-			x = r.each(r.patches(x, n.first), relu)
+			x = r.patchesReLU(x, n.first)
 		}
 		for _, c := range slice {
-			x = r.each(r.conv(x, c), relu)
+			x = r.convReLU(x, c)
 		}
 		distance += featureDistance(r.host(x), n.weights[k])
 	}
@@ -132,7 +132,8 @@ func (p *params) patches(name string, in, side, stride, pad int) *patches {
 	return &patches{conv{p.upload(folded, shape[0], channels, blocks, blocks), b, tensor.Conv2DArgs{Stride: 1}}, side, stride, pad}
 }
 
-func (r *run) patches(x *tensor.Tensor, p *patches) *tensor.Tensor {
+// patchesReLU gives x's memory back.
+func (r *run) patchesReLU(x *tensor.Tensor, p *patches) *tensor.Tensor {
 	b, h, w, c := x.Dim(0), x.Dim(1), x.Dim(2), x.Dim(3)
 	s, blocks := p.stride, (p.side+p.stride-1)/p.stride
 	fh, fw := (h+2*p.pad-p.side)/s+blocks, (w+2*p.pad-p.side)/s+blocks
@@ -151,5 +152,6 @@ func (r *run) patches(x *tensor.Tensor, p *patches) *tensor.Tensor {
 			}
 		}
 	})
-	return r.conv(r.upload(folded, b, fh, fw, s*s*c), p.conv)
+	r.Release(x)
+	return r.convReLU(r.upload(folded, b, fh, fw, s*s*c), p.conv)
 }

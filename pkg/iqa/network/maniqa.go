@@ -296,15 +296,15 @@ func softmax(v []float32, columns int, scale float64) {
 	})
 }
 
-// forward. x [1,N,C].
+// forward. x [1,N,C], whose memory is given back.
 func (l *swinLayer) forward(r *run, x *tensor.Tensor, scale float32) *tensor.Tensor {
-	y := x
+	y, before := x, r.host(x)
 	for i := range l.blocks {
 		b := &l.blocks[i]
 		y = b.forward(r, y, gelu, func(qkv *tensor.Tensor) *tensor.Tensor { return b.attend(r, qkv) })
 	}
-	c := x.Dim(2)
-	v, before := r.host(r.conv(y.View(1, maniqaGrid, maniqaGrid, c), l.conv)), r.host(x)
+	c := y.Dim(2)
+	v := r.host(r.conv(y.View(1, maniqaGrid, maniqaGrid, c), l.conv))
 	for i := range v {
 		v[i] = scale*relu(v[i]) + before[i]
 	}

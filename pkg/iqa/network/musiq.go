@@ -147,12 +147,15 @@ func (n *musiq) score(r *run, pictures []*data.Image) (float64, error) {
 
 // residual is the network that makes tokens of patches [N,32,32,3].
 func (n *musiq) residual(r *run, x *tensor.Tensor) *tensor.Tensor {
-	x = r.each(r.group(r.conv(x, n.root), n.rootN), relu)
-	x = r.maxPool(x, 3, 2, 1)
-	y := r.each(r.group(r.conv(x, n.conv1), n.norm1), relu)
-	y = r.each(r.group(r.conv(y, n.conv2), n.norm2), relu)
-	y = r.group(r.conv(y, n.conv3), n.norm3)
-	return r.each(r.Add(y, r.group(r.conv(x, n.project), n.projectN)), relu)
+	out := r.Scope(func() []*tensor.Tensor {
+		x = r.each(r.group(r.conv(x, n.root), n.rootN), relu)
+		x = r.maxPool(x, 3, 2, 1)
+		y := r.each(r.group(r.conv(x, n.conv1), n.norm1), relu)
+		y = r.each(r.group(r.conv(y, n.conv2), n.norm2), relu)
+		y = r.group(r.conv(y, n.conv3), n.norm3)
+		return []*tensor.Tensor{r.each(r.Add(y, r.group(r.conv(x, n.project), n.projectN)), relu)}
+	})
+	return out[0]
 }
 
 // place is the embedding of the patch at (x, y) of columns × rows at scale k.
