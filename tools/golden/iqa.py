@@ -7,7 +7,8 @@ Usage: python tools/golden/iqa.py OUT.json PHOTO...
 Every photograph is cut to its centre of at most SIDE pixels. The full-reference metrics compare it with degraded(), whole numbers that any language
 repeats exactly.
 NIQE is basicsr's. It and BRISQUE count pixels on either side of their surroundings' mean, which in flat parts is decided by the last bit of a sum. The
-references take flat parts as equal to their mean, as pkg/iqa does; published_* are the scores without that change, pyiqa_* pyiqa's.
+references take flat parts as equal to their mean, as pkg/iqa does, for which NIQE's picture is halved in float64; published_* are the scores without these
+changes, pyiqa_* and opencv_* those of the two.
 """
 
 import importlib
@@ -68,6 +69,24 @@ class Evaluator(brisque.BRISQUE):
 
 
 SVM = Evaluator()
+halve = niqe.imresize
+
+
+def halve64(img, **kw):
+    """basicsr's halving in float64: in float32 it leaves flat parts on either side of their mean by 1e-5."""
+    if not FLAT[0]:
+        return halve(img, **kw)
+    single = torch.FloatTensor, torch.Tensor.float
+    torch.FloatTensor, torch.Tensor.float = torch.DoubleTensor, torch.Tensor.double
+    torch.set_default_dtype(torch.float64)
+    try:
+        return halve(img, **kw)
+    finally:
+        torch.FloatTensor, torch.Tensor.float = single
+        torch.set_default_dtype(torch.float32)
+
+
+niqe.imresize = halve64
 features = niqe.compute_feature
 niqe.compute_feature = lambda block: features(settled(block))
 
