@@ -44,7 +44,8 @@ struct Forward {
 // Scores s [R][N·W] of a panel of keys, of which `valid` exist (the others become -inf), and the maximum per query. c: factor of the
 // scores, which f32 queries carry already. A function of its own: inlined, its loop keeps a pointer in memory.
 template <class P, int N>
-__attribute__((noinline)) void scores(float* s, vf (&top)[N], const typename P::E* panel, const typename P::E* q_t, const Dims& d, int64_t valid, float c) {
+__attribute__((noinline)) void scores(float* s, vf (&top)[N], const typename P::E* panel, const typename P::E* q_t, const Dims& d,
+                                      int64_t valid, float c) {
   vf high[N];  // apart from top, which is memory
   for (int j = 0; j < N; j++) high[j] = top[j];
   auto finish = [&](int i, int j, vf x) FX_LAMBDA {

@@ -24,8 +24,8 @@ struct CpuState {
 
 CpuState* state(fx_ctx* ctx) { return static_cast<CpuState*>(ctx->state); }
 
-// Large memory is asked for in pages of 2 MB: rows of one head are some KB apart, each in a page of its own where pages have 4 KB. Not rounded
-// up, so that the address sanitizer sees the last byte.
+// Large memory is asked for in pages of 2 MB: rows of one head are some KB apart, each in a page of its own where pages have 4 KB. Not
+// rounded up, so that the address sanitizer sees the last byte.
 void* aligned(int64_t bytes) {
   constexpr size_t page = size_t(2) << 20;
   bool large = bytes >= int64_t(4 * page);
