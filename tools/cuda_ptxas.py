@@ -4,6 +4,7 @@ shared memory, occupancy. Instantiations of one kernel are one row: the most of 
 cuda/ptxas.golden, fails; --update writes that file. Dynamic shared memory is not known to ptxas and not in the occupancy."""
 import argparse
 import glob
+import hashlib
 import os
 import re
 import subprocess
@@ -52,18 +53,47 @@ def read(report, threads, rows, file, arch):
         rows[arch, short(file, name)] = [new[0]] + [max(a, b) for a, b in zip(new[1:5], row[1:5])] + [min(new[5], row[5])]
 
 
+def to_ptx(home, path, ptx):
+    """Compiles path if it or what it includes is newer; the PTX."""
+    depends = [path]
+    if os.path.exists(ptx + ".d"):
+        with open(ptx + ".d") as f:
+            depends = f.read().replace("\\\n", " ").partition(":")[2].split()
+    if not os.path.exists(ptx) or any(not os.path.exists(d) or os.path.getmtime(d) > os.path.getmtime(ptx) for d in depends):
+        command = [home + "/bin/nvcc", "-std=c++20", "-O3", "-arch=compute_80", "-ptx", path, "-o", ptx, "-MD", "-MF", ptx + ".d"]
+        subprocess.run(command, check=True)
+    with open(ptx) as f:
+        return nameless(f.read())
+
+
+def nameless(text):
+    """Without the hashes that nvcc puts into names of anonymous namespaces, which depend on where a file lies."""
+    return re.sub(r"(_GLOBAL__N__)\w{8}(_\d+_\w+?_cu_)\w{8}", r"\g<1>00000000\g<2>00000000", text)
+
+
+def assemble(home, ptx, text, arch):
+    """What ptxas -v says of the PTX; kept beside it under the hash of its text, since it takes minutes for all."""
+    kept = f"{ptx[:-4]}.sm_{arch}"
+    key = hashlib.sha256(text.encode()).hexdigest()
+    if os.path.exists(kept):
+        with open(kept) as f:
+            if f.readline().strip() == key:
+                return f.read()
+    run = subprocess.run([home + "/bin/ptxas", "-v", "-arch", "sm_" + arch, ptx, "-o", "/dev/null"], capture_output=True, text=True, check=True)
+    with open(kept, "w") as f:
+        f.write(key + "\n" + nameless(run.stderr))
+    return nameless(run.stderr)
+
+
 def compile_all(home, archs, folder):
     rows = {}
     for path in sorted(glob.glob("cuda/*.cu")):
         file = os.path.basename(path)[:-3]
         ptx = os.path.join(folder, file + ".ptx")
-        if not os.path.exists(ptx) or os.path.getmtime(ptx) < max(os.path.getmtime(f) for f in glob.glob("cuda/**/*", recursive=True)):
-            subprocess.run([home + "/bin/nvcc", "-std=c++20", "-O3", "-arch=compute_80", "-ptx", path, "-o", ptx], check=True)
-        with open(ptx) as f:
-            threads = {m.group(1): int(m.group(2)) for m in re.finditer(r"\.entry (\w+)\([^)]*\)\s*\.maxntid (\d+)", f.read())}
+        text = to_ptx(home, path, ptx)
+        threads = {m.group(1): int(m.group(2)) for m in re.finditer(r"\.entry (\w+)\([^)]*\)\s*\.maxntid (\d+)", text)}
         for arch in archs:
-            run = subprocess.run([home + "/bin/ptxas", "-v", "-arch", "sm_" + arch, ptx, "-o", "/dev/null"], capture_output=True, text=True, check=True)
-            read(run.stderr, threads, rows, file, arch)
+            read(assemble(home, ptx, text, arch), threads, rows, file, arch)
     return [" ".join([arch, name] + [str(v) for v in row]) for (arch, name), row in sorted(rows.items(), key=lambda r: (int(r[0][0]), r[0][1]))]
 
 
