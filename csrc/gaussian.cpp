@@ -1,24 +1,11 @@
 // gaussian.cpp: the VAE's diagonal Gaussian: sampling from its moments and its KL divergence from N(0, I). (diffusers: vae.py
 // DiagonalGaussianDistribution)
+#include "gaussian.h"
+
 #include "core/rows.h"
 
 namespace fx::FX_TIER {
 namespace {
-
-constexpr float kLow = -30, kHigh = 20;  // bounds of logvar
-
-// moments [.., 2C] as two tensors [.., C].
-struct Halves {
-  fx_tensor mean, logvar;
-  template <class T>
-  static Halves of(const fx_tensor* moments) {
-    Halves h{*moments, *moments};
-    int64_t C = moments->shape[3] / 2;
-    h.mean.shape[3] = h.logvar.shape[3] = C;
-    h.logvar.data = data<T>(moments) + C;
-    return h;
-  }
-};
 
 // Constants come first: min and max return their second operand for NaN, which must stay visible.
 FX_INLINE vf clamp(vf logvar) { return min(splat(kHigh), max(splat(kLow), logvar)); }
@@ -27,7 +14,7 @@ FX_INLINE vf inside(vf logvar, vf v) { return select((logvar >= kLow) & (logvar 
 
 template <class T, class Z, class E>
 fx_status forward(fx_ctx* ctx, const fx_tensor* z, const fx_tensor* moments, const fx_tensor* eps, float shift, float scale) {
-  Halves h = Halves::of<T>(moments);
+  Halves h(moments);
   Rows<4> rows({z, &h.mean, &h.logvar, eps});
   rows.run(ctx, [&](const Rows<4>::Piece& p) {
     Z* zp = data<Z>(z) + p.at[0];
@@ -45,7 +32,7 @@ fx_status forward(fx_ctx* ctx, const fx_tensor* z, const fx_tensor* moments, con
 template <class T, class Z, class E>
 fx_status backward(fx_ctx* ctx, const fx_tensor* dmoments, const fx_tensor* dz, const fx_tensor* moments, const fx_tensor* eps,
                    float scale) {
-  Halves d = Halves::of<T>(dmoments), h = Halves::of<T>(moments);
+  Halves d(dmoments), h(moments);
   Rows<5> rows({&d.mean, &d.logvar, dz, &h.logvar, eps});
   rows.run(ctx, [&](const Rows<5>::Piece& p) {
     T *dmean = data<T>(&d.mean) + p.at[0], *dlogvar = data<T>(&d.logvar) + p.at[1];
@@ -64,7 +51,7 @@ fx_status backward(fx_ctx* ctx, const fx_tensor* dmoments, const fx_tensor* dz, 
 
 template <class T>
 fx_status kl_forward(fx_ctx* ctx, const fx_tensor* kl, const fx_tensor* moments) {
-  Halves h = Halves::of<T>(moments);
+  Halves h(moments);
   Rows<2> rows({&h.mean, &h.logvar});
   JobSums sums(ctx, rows.jobs());
   rows.run(ctx, [&](const Rows<2>::Piece& p) {
@@ -82,7 +69,7 @@ fx_status kl_forward(fx_ctx* ctx, const fx_tensor* kl, const fx_tensor* moments)
 
 template <class T>
 fx_status kl_backward(fx_ctx* ctx, const fx_tensor* dmoments, const fx_tensor* dkl, const fx_tensor* moments) {
-  Halves d = Halves::of<T>(dmoments), h = Halves::of<T>(moments);
+  Halves d(dmoments), h(moments);
   float factor = *data<float>(dkl) / float(moments->shape[0]);
   Rows<4> rows({&d.mean, &d.logvar, &h.mean, &h.logvar});
   rows.run(ctx, [&](const Rows<4>::Piece& p) {

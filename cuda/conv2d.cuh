@@ -46,6 +46,20 @@ struct Pixels {
   }
 };
 
+// Runs `steps` steps through a ring of kConvStages tiles in shared memory: fetch(step) starts the copies of a step and commits them, even
+// of one that does not exist, use(step) multiplies its tiles.
+template <class Fetch, class Use>
+__device__ __forceinline__ void conv_ring(int steps, const Fetch& fetch, const Use& use) {
+#pragma unroll
+  for (int i = 0; i < kConvStages - 1; i++) fetch(i);
+  for (int step = 0; step < steps; step++) {
+    cp_async_wait<kConvStages - 2>();
+    __syncthreads();  // the tiles have arrived, and everyone is done with those before, whose place the next copies take
+    fetch(step + kConvStages - 1);
+    use(step);
+  }
+}
+
 // dw +=, db += (either may be NULL). Bytes of workspace it needs, and the work.
 int64_t conv2d_weight_gradient_bytes(const fx_tensor* dw, const fx_tensor* db, const fx_tensor* dy, const fx_tensor* w);
 void conv2d_weight_gradient(fx_ctx* ctx, const fx_tensor* dw, const fx_tensor* db, const fx_tensor* dy, const fx_tensor* x,

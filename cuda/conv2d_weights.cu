@@ -108,14 +108,7 @@ __global__ void __launch_bounds__(kConvBlock, 2) conv2d_weight_gradient_kernel(W
 
   float acc[M][N][4] = {};
   int warp = int(threadIdx.x) / 32, warp_row = warp / Tiling::Wn * 16 * M, warp_col = warp % Tiling::Wn * 8 * N;
-#pragma unroll
-  for (int i = 0; i < kConvStages - 1; i++) fetch(i);
-  for (int step = 0; step < steps; step++) {
-    cp_async_wait<kConvStages - 2>();
-    __syncthreads();  // the tiles have arrived, and everyone is done with those before, whose place the next copies take
-    fetch(step + kConvStages - 1);
-    product_tn<depth>(acc, a_tile(step), warp_row, b_tile(step), warp_col);
-  }
+  conv_ring(steps, fetch, [&](int step) { product_tn<depth>(acc, a_tile(step), warp_row, b_tile(step), warp_col); });
 
   int col = first_col + warp_col;
 #pragma unroll

@@ -1,24 +1,10 @@
 // gaussian.cu: the VAE's diagonal Gaussian: sampling from its moments and its KL divergence from N(0, I). (diffusers: vae.py
 // DiagonalGaussianDistribution)
+#include "../csrc/gaussian.h"
 #include "core/sums.cuh"
 
 namespace fx::cuda {
 namespace {
-
-constexpr float kLow = -30, kHigh = 20;  // bounds of logvar
-
-// moments [.., 2C] as two tensors [.., C].
-struct Halves {
-  fx_tensor mean, logvar;
-  template <class T>
-  static Halves of(const fx_tensor* moments) {
-    Halves h{*moments, *moments};
-    int64_t C = moments->shape[3] / 2;
-    h.mean.shape[3] = h.logvar.shape[3] = C;
-    h.logvar.data = data<T>(moments) + C;
-    return h;
-  }
-};
 
 // NaN stays visible.
 __device__ __forceinline__ float clamp(float logvar) { return logvar > kHigh ? kHigh : logvar < kLow ? kLow : logvar; }
@@ -124,7 +110,7 @@ fx_status gaussian_forward(fx_ctx* ctx, const fx_tensor* z, const fx_tensor* mom
     using T = decltype(t);
     using Z = decltype(zt);
     using E = decltype(et);
-    Halves h = Halves::of<T>(moments);
+    Halves h(moments);
     return for_rows(ctx, RowsPlan<4>({z, &h.mean, &h.logvar, eps}),
                     Forward<T, Z, E>{data<Z>(z), data<T>(&h.mean), data<T>(&h.logvar), data<E>(eps), shift, scale});
   });
@@ -136,7 +122,7 @@ fx_status gaussian_backward(fx_ctx* ctx, const fx_tensor* dmoments, const fx_ten
     using T = decltype(t);
     using Z = decltype(zt);
     using E = decltype(et);
-    Halves d = Halves::of<T>(dmoments), h = Halves::of<T>(moments);
+    Halves d(dmoments), h(moments);
     return for_rows(ctx, RowsPlan<5>({&d.mean, &d.logvar, dz, &h.logvar, eps}),
                     Backward<T, Z, E>{data<T>(&d.mean), data<T>(&d.logvar), data<Z>(dz), data<T>(&h.logvar), data<E>(eps), scale});
   });
@@ -145,7 +131,7 @@ fx_status gaussian_backward(fx_ctx* ctx, const fx_tensor* dmoments, const fx_ten
 fx_status gaussian_kl_forward(fx_ctx* ctx, const fx_tensor* kl, const fx_tensor* moments) {
   return dispatch(moments->dtype, [&](auto t) {
     using T = decltype(t);
-    Halves h = Halves::of<T>(moments);
+    Halves h(moments);
     return sum_rows(ctx, data<float>(kl), RowsPlan<2>({&h.mean, &h.logvar}), KlForward<T>{data<T>(&h.mean), data<T>(&h.logvar)},
                     0.5 / double(moments->shape[0]));
   });
@@ -154,7 +140,7 @@ fx_status gaussian_kl_forward(fx_ctx* ctx, const fx_tensor* kl, const fx_tensor*
 fx_status gaussian_kl_backward(fx_ctx* ctx, const fx_tensor* dmoments, const fx_tensor* dkl, const fx_tensor* moments) {
   return dispatch(moments->dtype, [&](auto t) {
     using T = decltype(t);
-    Halves d = Halves::of<T>(dmoments), h = Halves::of<T>(moments);
+    Halves d(dmoments), h(moments);
     KlBackward<T> f{data<T>(&d.mean), data<T>(&d.logvar), data<T>(&h.mean), data<T>(&h.logvar), data<float>(dkl), float(moments->shape[0])};
     return for_rows(ctx, RowsPlan<4>({&d.mean, &d.logvar, &h.mean, &h.logvar}), f);
   });

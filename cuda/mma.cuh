@@ -91,20 +91,19 @@ __device__ inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, u
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// c[m][n] += sum over k of a[row_a + m][k] · b[row_b + n][k], k < K: both tiles are contiguous along k.
-template <int K, int M, int N, int Ca, int Cb>
-__device__ inline void product_nt(float (&c)[M][N][4], Tile<bf16, Ca> a, int row_a, Tile<bf16, Cb> b, int row_b) {
+// c += a b over K, 16 at a time: a_at(m, k) and b_at(n, k) are where a lane's row of the fragments begins that load() is to fetch.
+template <int K, int M, int N, class Load, class A, class B>
+__device__ inline void product(float (&c)[M][N][4], const Load& load, const A& a_at, const B& b_at) {
   static_assert(N % 2 == 0 && K % 16 == 0);
-  int lane = lane_id();
 #pragma unroll
   for (int k = 0; k < K; k += 16) {
     uint32_t fa[M][4];
 #pragma unroll
-    for (int m = 0; m < M; m++) ldmatrix(fa[m], a.at(row_a + 16 * m + (lane & 15), k / 8 + (lane >> 4)));
+    for (int m = 0; m < M; m++) load(fa[m], a_at(m, k));
 #pragma unroll
     for (int n = 0; n < N; n += 2) {
       uint32_t fb[4];
-      ldmatrix(fb, b.at(row_b + 8 * n + (lane & 7) + (lane >> 4) * 8, k / 8 + (lane >> 3 & 1)));
+      load(fb, b_at(n, k));
 #pragma unroll
       for (int m = 0; m < M; m++) {
         mma(c[m][n], fa[m], fb[0], fb[1]);
@@ -112,6 +111,16 @@ __device__ inline void product_nt(float (&c)[M][N][4], Tile<bf16, Ca> a, int row
       }
     }
   }
+}
+
+// c[m][n] += sum over k of a[row_a + m][k] · b[row_b + n][k], k < K: both tiles are contiguous along k.
+template <int K, int M, int N, int Ca, int Cb>
+__device__ inline void product_nt(float (&c)[M][N][4], Tile<bf16, Ca> a, int row_a, Tile<bf16, Cb> b, int row_b) {
+  int lane = lane_id();
+  product<K>(
+      c, [](uint32_t(&r)[4], const char* row) { ldmatrix(r, row); },
+      [&](int m, int k) { return a.at(row_a + 16 * m + (lane & 15), k / 8 + (lane >> 4)); },
+      [&](int n, int k) { return b.at(row_b + 8 * n + (lane & 7) + (lane >> 4) * 8, k / 8 + (lane >> 3 & 1)); });
 }
 
 template <int K, int M, int N, int Ca, int Cb>
@@ -197,24 +206,11 @@ __device__ inline void product_pn(float (&c)[M][N][4], const float (&p)[M][P][4]
 // c[m][n] += sum over k of a[k][col_a + m] · b[k][col_b + n], k < K: both tiles are contiguous along m and n. Columns are multiples of 8.
 template <int K, int M, int N, int Ca, int Cb>
 __device__ inline void product_tn(float (&c)[M][N][4], Tile<bf16, Ca> a, int col_a, Tile<bf16, Cb> b, int col_b) {
-  static_assert(N % 2 == 0 && K % 16 == 0);
   int lane = lane_id();
-#pragma unroll
-  for (int k = 0; k < K; k += 16) {
-    uint32_t fa[M][4];
-#pragma unroll
-    for (int m = 0; m < M; m++) ldmatrix_transposed(fa[m], a.at(k + (lane & 7) + (lane >> 4) * 8, col_a / 8 + 2 * m + (lane >> 3 & 1)));
-#pragma unroll
-    for (int n = 0; n < N; n += 2) {
-      uint32_t fb[4];
-      ldmatrix_transposed(fb, b.at(k + (lane & 15), col_b / 8 + n + (lane >> 4)));
-#pragma unroll
-      for (int m = 0; m < M; m++) {
-        mma(c[m][n], fa[m], fb[0], fb[1]);
-        mma(c[m][n + 1], fa[m], fb[2], fb[3]);
-      }
-    }
-  }
+  product<K>(
+      c, [](uint32_t(&r)[4], const char* row) { ldmatrix_transposed(r, row); },
+      [&](int m, int k) { return a.at(k + (lane & 7) + (lane >> 4) * 8, col_a / 8 + 2 * m + (lane >> 3 & 1)); },
+      [&](int n, int k) { return b.at(k + (lane & 15), col_b / 8 + n + (lane >> 4)); });
 }
 
 template <int K, int M, int N, int Ca, int Cb>
