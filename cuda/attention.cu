@@ -1,6 +1,7 @@
 // attention.cu: o = softmax(scale · q k^T) v per head, forward, for head dimensions up to 128 (FlashAttention-2, arXiv:2307.08691). A block
 // holds 64 or 128 queries, 16 or 32 a warp, and meets a tile of keys and values at a time, while the next ones are copied. Scores,
-// probabilities and the running softmax stay in registers: what one product leaves there is what the next one takes (mma.cuh).
+// probabilities and the running softmax stay in registers: what one product leaves there is what the next one takes (mma.cuh). Queries are
+// normed and rotated where they have arrived in shared memory; keys before, since every block reads all of them (attention_norm.cu).
 // bf16: the probabilities, not yet divided by their sum, are rounded for the second product; all else is f32.
 #include "attention.cuh"
 
@@ -63,9 +64,25 @@ __device__ inline void mask(float (&s)[M][N][4], int keys) {
         if (8 * n + 2 * t + e % 2 >= keys) s[m][n][e] = -INFINITY;
 }
 
+// Norms and rotates the rows of a tile, [first, first + R) of `length`, in place, by all threads of a block.
+template <int R, class T, int D>
+__device__ inline void norm_tile(Tile<T, D> tile, const RowNorm<T>& norm, int first, int length) {
+  constexpr int lanes = D / 4;
+  int c = int(threadIdx.x) % lanes * 4;
+#pragma unroll 1
+  for (int r = int(threadIdx.x) / lanes; r < R; r += kBlock / lanes) {
+    T* at = reinterpret_cast<T*>(tile.at(r, c / kUnit<T>)) + c % kUnit<T>;
+    float x[4];
+    load(x, at);
+    norm.template forward<lanes>(x, first + r, c, first + r < length && c < norm.D);
+    if constexpr (sizeof(T) == 4) *reinterpret_cast<float4*>(at) = make_float4(x[0], x[1], x[2], x[3]);
+    else *reinterpret_cast<uint2*>(at) = make_uint2(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]));
+  }
+}
+
 template <class T, int D, int M>
 __global__ void __launch_bounds__(kBlock, sizeof(T) == 4 ? 2 : 1)
-    attention_forward_kernel(Heads<T> o, float* lse, Heads<T> q, Heads<T> k, Heads<T> v, AttentionShape s, int query_tiles,
+    attention_forward_kernel(Heads<T> o, float* lse, Heads<T> q, Heads<T> k, Heads<T> v, AttentionShape s, RowNorm<T> norm, int query_tiles,
                              float scale_log2) {
   extern __shared__ __align__(128) char memory[];
   constexpr int keys = kKeys<T, D>, stages = kStages<T, D>, pitch = Tile<T, D>::kPitch;
@@ -84,8 +101,14 @@ __global__ void __launch_bounds__(kBlock, sizeof(T) == 4 ? 2 : 1)
     cp_async_commit();
   };
   q_rows.template load<16 * M * kWarps, D, kBlock>(q_tile, first);
+  cp_async_commit();
 #pragma unroll
   for (int i = 0; i < stages - 1; i++) fetch(i);
+  if (norm.any()) {
+    cp_async_wait<stages - 1>();
+    __syncthreads();  // the queries have arrived; what is made of them is seen after the loop's first barrier
+    norm_tile<16 * M * kWarps>(q_tile, norm, first, s.Lq);
+  }
 
   float acc[M][D / 8][4] = {}, top[M][2], sum[M][2] = {};
 #pragma unroll
@@ -119,21 +142,21 @@ __global__ void __launch_bounds__(kBlock, sizeof(T) == 4 ? 2 : 1)
 }
 
 template <class T, int D, int M>
-void run(fx_ctx* ctx, const fx_tensor* o, const fx_tensor* lse, const fx_tensor* q, const fx_tensor* k, const fx_tensor* v, float scale) {
+void run(fx_ctx* ctx, const fx_tensor* o, const fx_tensor* lse, const fx_tensor* q, const fx_tensor* k, const fx_tensor* v,
+         const fx_qk_norm* norm, float scale) {
   AttentionShape s = attention_shape(q, k);
   int tiles = int(ceil_div(s.Lq, 16 * M * kWarps));
   launch(ctx, attention_forward_kernel<T, D, M>, int64_t(s.B) * s.H * tiles, kBlock, kForwardBytes<T, D, M>, heads<T>(o), data<float>(lse),
-         heads<T>(q), heads<T>(k), heads<T>(v), s, tiles, scale * kLog2E);
+         heads<T>(q), heads<T>(k), heads<T>(v), s, row_norm<T>(norm, 0, s.D), tiles, scale * kLog2E);
 }
 
 fx_status attention_forward(fx_ctx* ctx, const fx_tensor* o, const fx_tensor* lse, const fx_tensor* q, const fx_tensor* k,
                             const fx_tensor* v, const fx_qk_norm* norm, float scale) {
-  if (norm) {
-    NormedHeads n = norm_heads(ctx, q, k, *norm, 0);
-    return attention_forward(ctx, o, lse, &n.q, &n.k, v, nullptr, scale);
-  }
-  if (q->shape[3] > 128) {
-    attention_wide_forward(ctx, o, data<float>(lse), q, k, v, scale);
+  bool wide = q->shape[3] > 128;
+  NormedHeads n{*q, *k, nullptr, nullptr, nullptr};
+  if (norm) n = norm_heads(ctx, q, k, *norm, wide, false, 0);
+  if (wide) {
+    attention_wide_forward(ctx, o, data<float>(lse), &n.q, &n.k, v, scale);
     return FX_STATUS_OK;
   }
   // 128 queries a block read a tile of keys once for twice the work of 64, unless that leaves too many rows empty.
@@ -141,9 +164,9 @@ fx_status attention_forward(fx_ctx* ctx, const fx_tensor* o, const fx_tensor* ls
   bool large = 10 * round_up(Lq, 128) <= 11 * round_up(Lq, 64);
   with_head_dim(q->shape[3], [&](auto dim) {
     constexpr int D = decltype(dim)::value;
-    if (q->dtype == FX_DTYPE_F32) run<float, D, 1>(ctx, o, lse, q, k, v, scale);
-    else if (large) run<bf16, D, 2>(ctx, o, lse, q, k, v, scale);
-    else run<bf16, D, 1>(ctx, o, lse, q, k, v, scale);
+    if (q->dtype == FX_DTYPE_F32) run<float, D, 1>(ctx, o, lse, q, &n.k, v, norm, scale);
+    else if (large) run<bf16, D, 2>(ctx, o, lse, q, &n.k, v, norm, scale);
+    else run<bf16, D, 1>(ctx, o, lse, q, &n.k, v, norm, scale);
   });
   return FX_STATUS_OK;
 }

@@ -60,19 +60,107 @@ inline AttentionShape attention_shape(const fx_tensor* q, const fx_tensor* k) {
   return {int(q->shape[0]), int(q->shape[2]), int(q->shape[1]), int(k->shape[1]), int(q->shape[3])};
 }
 
-// Queries and keys normed and rotated, in the workspace; what backward needs of the norm; memory for the caller.
+// Queries and keys normed and rotated, in the workspace; for norm_heads_backward, what it needs of the norm; memory for the caller.
 struct NormedHeads {
-  fx_tensor q, k;         // contiguous
+  fx_tensor q, k;         // contiguous, but for a q that is left as it is
   float *rstd, *partial;  // of q, then of k; sums of the gradients of weights
   void* more;
 };
-// Takes the workspace, `more` bytes of it for the caller.
-NormedHeads norm_heads(fx_ctx* ctx, const fx_tensor* q, const fx_tensor* k, const fx_qk_norm& norm, int64_t more);
+// Takes the workspace, `more` bytes of it for the caller. queries: q too; unnorm: norm_heads_backward follows.
+NormedHeads norm_heads(fx_ctx* ctx, const fx_tensor* q, const fx_tensor* k, const fx_qk_norm& norm, bool queries, bool unnorm,
+                       int64_t more);
 // dq and dk of the normed rows become those of q and k; adds to the gradients of the weights.
 void norm_heads_backward(fx_ctx* ctx, const NormedHeads& n, const fx_tensor* dq, const fx_tensor* dk, const fx_tensor* q,
                          const fx_tensor* k, const fx_qk_norm& norm);
 
-// Gradients: delta [B,H,Lq] is rowsum(do · o).
+// Norm and rotation of rows of q or k by lanes that share a row, four neighbouring elements from column c on each.
+template <class T>
+struct RowNorm {
+  const T* weight[2];  // of rows before split, of the others; both NULL: no norm
+  const float* pe;     // [L, D]: cos and sin of each pair; NULL: no rotation
+  int split, D;
+  float eps;
+  bool vec;  // four weights, and four numbers of pe, may be read at once
+
+  __device__ bool normed() const { return weight[0] || weight[1]; }
+  __device__ bool any() const { return pe || normed(); }
+
+  // Rows beyond the last are zeros, and stay so.
+  template <int Lanes>
+  __device__ void forward(float (&x)[4], int l, int c, bool exists) const {
+    if (normed()) {
+      float r = rstd<Lanes>(x), w[4];
+      fetch(w, weight[l >= split], c, exists);
+#pragma unroll
+      for (int i = 0; i < 4; i++) x[i] = x[i] * r * w[i];
+    }
+    rotate(x, l, c, exists, 1);
+  }
+
+  // g, a gradient of what forward makes of x, becomes that of x. sums += that of the row's weight.
+  template <int Lanes>
+  __device__ void backward(float (&g)[4], float (&sums)[2][4], const float (&x)[4], int l, int c, bool exists) const {
+    rotate(g, l, c, exists, -1);
+    if (!normed()) return;
+    float r = rstd<Lanes>(x), w[4], n[4], dot = 0;
+    bool late = l >= split;
+    fetch(w, weight[late], c, exists);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      n[i] = x[i] * r;
+      dot += g[i] * n[i] * w[i];
+      sums[0][i] += late ? 0 : g[i] * n[i];
+      sums[1][i] += late ? g[i] * n[i] : 0;
+    }
+    float mean = lanes_sum(dot, Lanes) / float(D);
+#pragma unroll
+    for (int i = 0; i < 4; i++) g[i] = r * (g[i] * w[i] - n[i] * mean);
+  }
+
+ private:
+  template <int Lanes>
+  __device__ float rstd(const float (&x)[4]) const {
+    return 1 / sqrtf(lanes_sum(x[0] * x[0] + x[1] * x[1] + x[2] * x[2] + x[3] * x[3], Lanes) / float(D) + eps);
+  }
+
+  template <class E>
+  __device__ void fetch(float (&out)[4], const E* p, int64_t at, bool exists) const {
+    if (exists && vec) load(out, p + at);
+    else
+      for (int i = 0; i < 4; i++) out[i] = exists ? to_float(p[at + i]) : 0;
+  }
+
+  __device__ void rotate(float (&x)[4], int l, int c, bool exists, float way) const {
+    if (!pe) return;
+    float turn[4];
+    fetch(turn, pe, int64_t(l) * D + c, exists);
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+      float even = x[i], odd = x[i + 1];
+      x[i] = turn[i] * even - way * turn[i + 1] * odd;
+      x[i + 1] = way * turn[i + 1] * even + turn[i] * odd;
+    }
+  }
+};
+
+// That of queries (side 0) or keys (1); without a norm it does nothing.
+template <class T>
+RowNorm<T> row_norm(const fx_qk_norm* norm, int side, int64_t D) {
+  if (!norm) return {};
+  const fx_tensor* weight = side ? norm->key : norm->query;
+  auto at = [](const fx_tensor& t) { return t.rank > 0 ? t.data : nullptr; };
+  RowNorm<T> n{{static_cast<const T*>(at(weight[0])), static_cast<const T*>(at(weight[1]))},
+               static_cast<const float*>(at(norm->pe)),
+               int(norm->split),
+               int(D),
+               norm->eps,
+               true};
+  for (const T* w : n.weight) n.vec = n.vec && reinterpret_cast<uintptr_t>(w) % (4 * sizeof(T)) == 0;
+  n.vec = n.vec && reinterpret_cast<uintptr_t>(n.pe) % 16 == 0;
+  return n;
+}
+
+// Gradients: q and k are normed and rotated, delta [B,H,Lq] is rowsum(do · o).
 struct BackwardTensors {
   const fx_tensor *dq, *dk, *dv, *d_o, *q, *k, *v;
   const float *lse, *delta;

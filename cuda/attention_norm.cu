@@ -1,5 +1,6 @@
-// attention_norm.cu: queries and keys normed and rotated into the workspace before the attention kernels read them, and dq and dk turned
-// back afterwards, in their place. The tokens before norm.split and the others are two calls each.
+// attention_norm.cu: rows that many blocks read are normed and rotated once, into the workspace, before the attention kernels: keys, and
+// for backward queries too. Where D is more than 128, dq and dk are turned back afterwards, in their place; else attention_backward.cu does
+// that while it stores them. The tokens before norm.split and the others are two calls each.
 #include "attention.cuh"
 #include "qk_norm_rope.cuh"
 
@@ -22,26 +23,30 @@ void each_part(const NormedHeads& n, const fx_tensor* const (&x)[2], const fx_te
   int64_t B = x[0]->shape[0], L = x[0]->shape[1], H = x[0]->shape[2], edges[] = {0, norm.split, L};
   for (int side = 0; side < 2; side++)
     for (int i = 0; i < 2; i++) {
-      if (edges[i] == edges[i + 1]) continue;
+      if (edges[i] == edges[i + 1] || x[side]->data == y[side]->data) continue;
       fx_tensor from = tokens(*x[side], 1, edges[i], edges[i + 1]), to = tokens(*y[side], 1, edges[i], edges[i + 1]), pe = norm.pe;
       if (pe.rank) pe = tokens(pe, 0, edges[i], edges[i + 1]);
       const fx_tensor *weight = side ? norm.key : norm.query, *dweight = side ? norm.dkey : norm.dquery;
-      f(&from, &to, present(pe), present(weight[i]), present(dweight[i]), n.rstd + (side * L + edges[i]) * B * H);
+      f(&from, &to, present(pe), present(weight[i]), present(dweight[i]), n.rstd ? n.rstd + (side * L + edges[i]) * B * H : nullptr);
     }
 }
 
 }  // namespace
 
-NormedHeads norm_heads(fx_ctx* ctx, const fx_tensor* q, const fx_tensor* k, const fx_qk_norm& norm, int64_t more) {
+NormedHeads norm_heads(fx_ctx* ctx, const fx_tensor* q, const fx_tensor* k, const fx_qk_norm& norm, bool queries, bool unnorm,
+                       int64_t more) {
   int64_t B = q->shape[0], L = q->shape[1], H = q->shape[2], D = q->shape[3], rows = B * L * H;
-  int64_t bytes = round_up(rows * D * (q->dtype == FX_DTYPE_BF16 ? 2 : 4), 256), sums = round_up(norm_rope_partial(B * L, D) * 4, 256);
-  char* space = static_cast<char*>(workspace(ctx, 2 * bytes + sums + round_up(2 * rows * 4, 256) + more));
-  NormedHeads n{*q, *k, reinterpret_cast<float*>(space + 2 * bytes + sums), reinterpret_cast<float*>(space + 2 * bytes), nullptr};
-  n.more = space + 2 * bytes + sums + round_up(2 * rows * 4, 256);
-  n.q.data = space, n.k.data = space + bytes;
-  for (fx_tensor* t : {&n.q, &n.k}) t->strides[0] = L * H * D, t->strides[1] = H * D, t->strides[2] = D;
+  int64_t bytes = round_up(rows * D * (q->dtype == FX_DTYPE_BF16 ? 2 : 4), 256), rstd = unnorm ? round_up(2 * rows * 4, 256) : 0;
+  int64_t sums = unnorm ? round_up(norm_rope_partial(B * L, D) * 4, 256) : 0, normed = queries ? 2 * bytes : bytes;
+  char* space = static_cast<char*>(workspace(ctx, normed + rstd + sums + more));
+  NormedHeads n{*q, *k, nullptr, nullptr, space + normed + rstd + sums};
+  if (unnorm) n.rstd = reinterpret_cast<float*>(space + normed), n.partial = reinterpret_cast<float*>(space + normed + rstd);
+  n.k.data = space;
+  if (queries) n.q.data = space + bytes;
+  for (fx_tensor* t : {&n.q, &n.k})
+    if (t == &n.k || queries) t->strides[0] = L * H * D, t->strides[1] = H * D, t->strides[2] = D;
   each_part(n, {q, k}, {&n.q, &n.k}, norm,
-            [&](auto* x, auto* y, auto* pe, auto* weight, auto*, float* rstd) { norm_rope(ctx, y, rstd, x, weight, pe, norm.eps); });
+            [&](auto* x, auto* y, auto* pe, auto* weight, auto*, float* own) { norm_rope(ctx, y, own, x, weight, pe, norm.eps); });
   return n;
 }
 

@@ -48,6 +48,28 @@ __device__ __forceinline__ void fetch(float (&out)[V], const T* p) {
   else
     for (int i = 0; i < V; i++) out[i] = to_float(p[i]);
 }
+// A lane's V rotations, one step being all. Neighbours fetch whole sectors, half of each other's, where all have one. For all lanes.
+template <bool kWide, int V>
+__device__ __forceinline__ void fetch_turn(float (&out)[V], const float* p, int first, int D) {
+  if constexpr (kWide && V == 8) {
+    if (__all_sync(kAllLanes, D % 16 == 0)) {
+      bool odd = threadIdx.x % 2 != 0;
+      const float4* pair = reinterpret_cast<const float4*>(p - 8 * odd);
+      float4 a = {}, b = {};
+      if (first < D) a = pair[odd], b = pair[2 + odd];
+      float mine[4] = {odd ? b.x : a.x, odd ? b.y : a.y, odd ? b.z : a.z, odd ? b.w : a.w};
+      float other[4] = {odd ? a.x : b.x, odd ? a.y : b.y, odd ? a.z : b.z, odd ? a.w : b.w};
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        float got = __shfl_xor_sync(kAllLanes, other[i], 1);
+        out[i] = odd ? got : mine[i];
+        out[4 + i] = odd ? mine[i] : got;
+      }
+      return;
+    }
+  }
+  if (first < D) fetch<kWide>(out, p);
+}
 template <bool kWide, int V, class T>
 __device__ __forceinline__ void keep(T* p, const float (&x)[V]) {
   if (kWide) store(p, x);
@@ -88,7 +110,7 @@ __global__ void __launch_bounds__(kThreads) qk_norm_rope_forward_kernel(Argument
   int D = live ? int(a.D) : 0, first = group.lane * V;
   float turn[V], weight[V], v[V], own_rstd = 0;
   bool one = a.D <= size * V;  // step: then rotations and weights stay in registers for all heads
-  if (one && first < D && a.pe) fetch<kWide>(turn, a.pe + l * a.D + first);
+  if (one && a.pe) fetch_turn<kWide>(turn, a.pe + l * a.D + first, first, D);
   if (one && first < D && a.weight) fetch<kWide>(weight, a.weight + first);
   for (int64_t h = 0; h < a.H; h++) {
     const T* x = a.x.at(b, l, h);
@@ -137,7 +159,7 @@ __global__ void __launch_bounds__(kThreads) qk_norm_rope_backward_kernel(Argumen
       for (int i = 0; i < V; i++) own[at + i] = 0;
   float turn[V], weight[V], g[V], n[V], held[V] = {};
   bool one = a.D <= size * V;
-  if (one && first < D && a.pe) fetch<kWide>(turn, a.pe + l * a.D + first);
+  if (one && a.pe) fetch_turn<kWide>(turn, a.pe + l * a.D + first, first, D);
   if (one && first < D && a.weight) fetch<kWide>(weight, a.weight + first);
   for (int64_t h = 0; h < a.H; h++) {
     const T *dy = a.dy.at(b, l, h), *x = a.x.at(b, l, h);

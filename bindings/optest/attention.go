@@ -277,6 +277,8 @@ func attentionCases() []Case {
 	normed(3, 17, 1, 24, qkNormArgs{16, true, false})
 	normed(1, 35, 2, 128, qkNormArgs{0, false, true})
 	normed(1, 261, 1, 40, qkNormArgs{131, true, true}) // several blocks of keys, in parts
+	normed(1, 11, 2, 136, qkNormArgs{4, true, true})   // heads too wide for tiles on CUDA
+	normed(1, 133, 1, 128, qkNormArgs{70, true, true})
 	joint := attentionShape{B: 2, Lq: 49, Lk: 49, H: 2, D: 24, joint: true, norm: &qkNormArgs{19, true, true}}
 	cases = append(cases, attentionForward(bindings.F32, joint), attentionBackward(bindings.F32, joint), attentionForward(bindings.BF16, joint),
 		attentionBackward(bindings.BF16, joint), attentionBackward(bindings.BF16, joint).Without("dwq1", "dwk0"))

@@ -43,6 +43,11 @@ type counterCase struct {
 func counterCases() []counterCase {
 	same := pads(1, 1, 1, 1, 1)
 	joint := func(L, D int) attentionShape { return attentionShape{B: 1, Lq: L, Lk: L, H: 2, D: D} }
+	normed := func(L, D int) attentionShape {
+		s := joint(L, D)
+		s.norm = &qkNormArgs{L / 4, true, true}
+		return s
+	}
 	half := func(c Case) Case { // one of the two gradients
 		c.FLOPs /= 2
 		return c
@@ -57,9 +62,13 @@ func counterCases() []counterCase {
 		{attentionForward(bindings.BF16, joint(256, 128)), forward, nil},
 		{attentionForward(bindings.BF16, joint(256, 64)), forward, nil},
 		{attentionForward(bindings.BF16, joint(256, 32)), forward, nil},
+		{attentionForward(bindings.BF16, normed(256, 128)), forward, nil},
+		{attentionForward(bindings.BF16, normed(256, 64)), forward, nil},
 		{attentionForward(bindings.F32, joint(128, 64)), exact, nil},
 		{attentionBackward(bindings.BF16, joint(256, 128)), backward, nil},
 		{attentionBackward(bindings.BF16, joint(256, 64)), backward, nil},
+		{attentionBackward(bindings.BF16, normed(256, 128)), backward, nil},
+		{attentionBackward(bindings.BF16, normed(256, 64)), backward, nil},
 		{attentionBackward(bindings.F32, joint(128, 64)), exact, nil},
 		{conv2DForward(bindings.BF16, convShape{1, 32, 32, 64, 64, 3, 3, same}), conv, nil},
 		{conv2DForward(bindings.BF16, convShape{1, 32, 32, 64, 128, 3, 3, same}), conv, nil},
@@ -73,10 +82,6 @@ func counterCases() []counterCase {
 	for _, c := range memoryBound() {
 		cases = append(cases, counterCase{c, once, nil})
 	}
-	// A thread reads its 32 bytes of the rotations in two halves.
-	heads, halves := qkNormRope{1, 64, 24, 128, true, true}, counters{bytes: 1.1, sectors: 1.05}
-	cases = append(cases, counterCase{qkNormRopeForward(bindings.BF16, heads), halves, nil},
-		counterCase{qkNormRopeBackward(bindings.BF16, heads), halves, nil})
 	// Every 16 rows of a thread read dm once more, and nothing else is read.
 	spread := counters{bytes: 1.14, sectors: 1.02}
 	cases = append(cases, counterCase{seSqueezeBackward(bindings.BF16, 1, 256, 3072), spread, nil})
@@ -91,6 +96,7 @@ func counterCases() []counterCase {
 // memoryBound lists the hot ops that one pass over memory is enough for.
 func memoryBound() []Case {
 	const bf16, f32 = bindings.BF16, bindings.F32
+	heads := qkNormRope{1, 64, 24, 128, true, true}
 	return []Case{
 		actForward(bf16, bindings.ActGELUTanh, 1, 256, 3072), actBackward(bf16, bindings.ActGELUTanh, 1, 256, 3072),
 		actForward(f32, bindings.ActSiLU, 1, 256, 256), actBackward(f32, bindings.ActSiLU, 1, 256, 256),
@@ -100,6 +106,7 @@ func memoryBound() []Case {
 		gateForward(bf16, bf16, 1, 256, 3072), gateBackward(bf16, bf16, false, 1, 256, 3072),
 		gateForward(f32, f32, 1, 256, 256), gateBackward(f32, f32, false, 1, 256, 256),
 		seSqueezeForward(bf16, 1, 512, 3072),
+		qkNormRopeForward(bf16, heads), qkNormRopeBackward(bf16, heads),
 		layout(bf16, f32, "cast", nil, nil, 1, 256, 3072), layout(f32, bf16, "cast", nil, nil, 1, 256, 3072),
 		channelsLast(bf16, f32, 1, 64, 64, 64), pack(bf16, 1, 64, 64, 64), unpack(bf16, 1, 64, 64, 64),
 		fill(bf16, 256, 3072), upsampleForward(bf16, 1, 32, 32, 128), upsampleBackward(bf16, 1, 32, 32, 128),
