@@ -125,6 +125,10 @@ __global__ void __launch_bounds__(kBlock, sizeof(T) == 4 ? 2 : 1)
     product_pn(acc, p, v_tile(tile), 0);
   }
 
+  int block = int(blockIdx.x);
+  asm volatile("" : "+r"(block));  // made again rather than kept: the loop needs all registers
+  head = block / query_tiles, first = block % query_tiles * 16 * M * kWarps, b = head / s.H, h = head % s.H;
+  warp_row = int(threadIdx.x) / 32 * 16 * M;
   HeadRows<T> o_rows = head_rows(o, b, h, s.Lq, s.D);
 #pragma unroll
   for (int m = 0; m < M; m++) {

@@ -90,7 +90,7 @@ struct RowNorm {
   __device__ void forward(float (&x)[4], int l, int c, bool exists) const {
     if (normed()) {
       float r = rstd<Lanes>(x), w[4];
-      fetch(w, weight[l >= split], c, exists);
+      fetch(w, l >= split ? weight[1] : weight[0], c, exists);
 #pragma unroll
       for (int i = 0; i < 4; i++) x[i] = x[i] * r * w[i];
     }
@@ -104,7 +104,7 @@ struct RowNorm {
     if (!normed()) return;
     float r = rstd<Lanes>(x), w[4], n[4], dot = 0;
     bool late = l >= split;
-    fetch(w, weight[late], c, exists);
+    fetch(w, late ? weight[1] : weight[0], c, exists);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       n[i] = x[i] * r;
