@@ -56,7 +56,8 @@ op-check: core ## every op of fluxir.h has its conformance cases and all its fil
 asan: deps ## bindings and conformance tests under the address and undefined-behaviour sanitizers
 	@cmake -S . -B build/asan -G Ninja -DFLUXIR_ASAN=ON >/dev/null
 	@cmake --build build/asan -j $(JOBS)
-	@CGO_LDFLAGS="$(CURDIR)/build/asan/libfluxir_cpu.a -fsanitize=undefined" OMP_WAIT_POLICY=passive go test -timeout 60m -skip TestGradient -asan ./bindings/...
+	@CGO_LDFLAGS="$(CURDIR)/build/asan/libfluxir_cpu.a -fsanitize=undefined" LSAN_OPTIONS="suppressions=$(CURDIR)/tools/lsan.supp:print_suppressions=0" \
+	  OMP_WAIT_POLICY=passive go test -timeout 60m -skip TestGradient -asan ./bindings/...
 
 # One nvcc at a time: each takes a core and up to 1 GB.
 cuda: deps ## build/libfluxir_cuda.so, the CUDA plugin; finds nvcc or installs NVIDIA's wheels (CUDA_HOME, CUDA_ARCH, CUDA_PTX)
